@@ -1,0 +1,3 @@
+//! Pure packet logic.
+#![no_std]
+#![forbid(unsafe_code)]
