@@ -1,0 +1,198 @@
+//! Finding a peer by an address: a direct index where the subnets allow it, else the longest prefix.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+use core::ops::{BitAnd, Shr, Sub};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::Peer;
+
+/// Entries of a direct index: 512 KiB, which is the size of a second-level cache.
+const INDEX_MAX: usize = 1 << 18;
+
+/// The entry of a direct index without a peer.
+const NOBODY: u16 = u16::MAX;
+
+/// An address as a number.
+pub(super) trait Word:
+    Copy + Ord + BitAnd<Output = Self> + Sub<Output = Self> + Shr<u32, Output = Self>
+{
+    /// As an index, or `None` if it is too large for one.
+    fn index(self) -> Option<usize>;
+}
+
+impl Word for u32 {
+    #[inline]
+    fn index(self) -> Option<usize> {
+        usize::try_from(self).ok()
+    }
+}
+
+impl Word for u128 {
+    #[inline]
+    fn index(self) -> Option<usize> {
+        usize::try_from(self).ok()
+    }
+}
+
+/// A subnet, ready to be compared with: `address & mask == base`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Prefix<W> {
+    mask: W,
+    base: W,
+    /// Bits of the address behind the prefix.
+    host_bits: u32,
+}
+
+impl<W: Word> Prefix<W> {
+    /// Whether the address is in the subnet.
+    #[inline]
+    pub(super) fn contains(&self, address: W) -> bool {
+        address & self.mask == self.base
+    }
+}
+
+impl Prefix<u32> {
+    /// A prefix that has no address.
+    pub(super) const EMPTY_V4: Self = Self { mask: 0, base: 1, host_bits: 0 };
+}
+
+impl Prefix<u128> {
+    /// A prefix that has no address.
+    pub(super) const EMPTY_V6: Self = Self { mask: 0, base: 1, host_bits: 0 };
+}
+
+impl From<Ipv4Net> for Prefix<u32> {
+    fn from(net: Ipv4Net) -> Self {
+        let host_bits = 32 - u32::from(net.prefix_len());
+        Self { mask: net.netmask().to_bits(), base: net.network().to_bits(), host_bits }
+    }
+}
+
+impl From<Ipv6Net> for Prefix<u128> {
+    fn from(net: Ipv6Net) -> Self {
+        let host_bits = 128 - u32::from(net.prefix_len());
+        Self { mask: net.netmask().to_bits(), base: net.network().to_bits(), host_bits }
+    }
+}
+
+/// From an address to the position of the peer that has it.
+#[derive(Debug)]
+pub(super) enum Lookup<W> {
+    /// All subnets have one length and lie close together.
+    Direct {
+        /// The lowest subnet.
+        base: W,
+        /// Bits behind the prefix; less than the width of `W`.
+        shift: u32,
+        /// The peer's position, or [`NOBODY`].
+        entries: Vec<u16>,
+    },
+    /// Sorted by mask, longest first, then by base.
+    Longest(Vec<(Prefix<W>, u16)>),
+}
+
+impl<W: Word> Lookup<W> {
+    /// Builds the better of the two. If two subnets are the same, the error is the position of one.
+    pub(super) fn new(mut subnets: Vec<(Prefix<W>, u16)>) -> Result<Self, u16> {
+        subnets.sort_unstable_by(|a, b| b.0.mask.cmp(&a.0.mask).then(a.0.base.cmp(&b.0.base)));
+        if let Some(pair) = subnets.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(pair[1].1);
+        }
+        Ok(Self::direct(&subnets).unwrap_or(Self::Longest(subnets)))
+    }
+
+    /// The direct index for sorted subnets, if there can be one.
+    fn direct(subnets: &[(Prefix<W>, u16)]) -> Option<Self> {
+        let ((first, _), (last, _)) = (subnets.first()?, subnets.last()?);
+        // Sorted by mask first: if the ends agree, all do.
+        if first.mask != last.mask || first.host_bits as usize >= size_of::<W>() * 8 {
+            return None;
+        }
+        let (base, shift) = (first.base, first.host_bits);
+        let length = ((last.base - base) >> shift).index()?.checked_add(1)?;
+        if length > INDEX_MAX {
+            return None;
+        }
+        let mut entries = vec![NOBODY; length];
+        for (prefix, position) in subnets {
+            let index = ((prefix.base - base) >> shift).index()?;
+            *entries.get_mut(index)? = *position;
+        }
+        Some(Self::Direct { base, shift, entries })
+    }
+
+    /// The position of the peer that has the address.
+    #[inline]
+    pub(super) fn find(&self, address: W) -> Option<u16> {
+        match self {
+            Self::Direct { base, shift, entries } => {
+                if address < *base {
+                    return None;
+                }
+                let index = ((address - *base) >> *shift).index()?;
+                entries.get(index).copied().filter(|position| *position != NOBODY)
+            }
+            Self::Longest(subnets) => longest(subnets, address),
+        }
+    }
+}
+
+/// One binary search for each prefix length, longest first.
+fn longest<W: Word>(mut subnets: &[(Prefix<W>, u16)], address: W) -> Option<u16> {
+    while let Some((first, _)) = subnets.first() {
+        let end = subnets.partition_point(|(prefix, _)| prefix.mask >= first.mask);
+        let (group, shorter) = subnets.split_at(end);
+        let base = address & first.mask;
+        if let Ok(found) = group.binary_search_by(|(prefix, _)| prefix.base.cmp(&base)) {
+            return group.get(found).map(|(_, position)| *position);
+        }
+        subnets = shorter;
+    }
+    None
+}
+
+/// From an outer source address to the position of the peer that may send from it.
+#[derive(Debug)]
+pub(super) struct Senders {
+    v4: Vec<(u32, u16)>,
+    v6: Vec<(u128, u16)>,
+}
+
+impl Senders {
+    pub(super) fn new(peers: &[Peer]) -> Self {
+        let mut claims = Vec::new();
+        for (position, peer) in (0..u16::MAX).zip(peers) {
+            claims.push((peer.outer.ip().to_canonical(), false, position));
+            let announced = peer.addresses.iter();
+            claims.extend(announced.map(|address| (address.to_canonical(), true, position)));
+        }
+        // Announcing an address must not take it from the peer that is reached there.
+        claims.sort_unstable();
+        claims.dedup_by_key(|claim| claim.0);
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (address, _, position) in claims {
+            match address {
+                IpAddr::V4(address) => v4.push((address.to_bits(), position)),
+                IpAddr::V6(address) => v6.push((address.to_bits(), position)),
+            }
+        }
+        Self { v4, v6 }
+    }
+
+    #[inline]
+    pub(super) fn find(&self, address: IpAddr) -> Option<u16> {
+        match address {
+            IpAddr::V4(address) => find_sorted(&self.v4, address.to_bits()),
+            IpAddr::V6(address) => find_sorted(&self.v6, address.to_bits()),
+        }
+    }
+}
+
+#[inline]
+fn find_sorted<W: Ord + Copy>(sorted: &[(W, u16)], wanted: W) -> Option<u16> {
+    let found = sorted.binary_search_by(|(address, _)| address.cmp(&wanted)).ok()?;
+    sorted.get(found).map(|(_, position)| *position)
+}
