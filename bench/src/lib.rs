@@ -1,1 +1,19 @@
-//! The namespace lab.
+//! The namespace lab: two hosts with a pod each, built from network namespaces on one machine, and
+//! the measurements that compare ways to carry packets between them.
+//!
+//! * [`lab`] makes the namespaces, runs programs in them and removes everything again. Integration
+//!   tests use it too.
+//! * [`path`] sets up one way of carrying the packets: routing, kernel VXLAN, weft, or the
+//!   one-packet-a-call comparator in [`per_packet`].
+//! * [`measure`] takes figures from a running path, [`report`] turns them into medians, ratios and
+//!   bars, and [`run`] ties the rounds together.
+//!
+//! Everything here needs root, iproute2 and the load programs named in [`measure`]. No device, route
+//! or address is ever made outside the lab's own namespaces.
+
+pub mod lab;
+pub mod measure;
+pub mod path;
+pub mod per_packet;
+pub mod report;
+pub mod run;

@@ -1,2 +1,38 @@
-//! The lab program.
-fn main() {}
+//! `weft-bench`: compares ways to carry packets between hosts.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use weft_bench::per_packet::{self, PerPacketOptions};
+use weft_bench::run::{self, LabArguments};
+
+/// Compares weft with the kernel's own ways and with flannel's UDP mode, on one machine
+#[derive(Parser)]
+#[command(version)]
+struct Program {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure paths between two hosts made of network namespaces (needs root)
+    Lab(LabArguments),
+    /// Forward one packet a system call, as flannel's UDP mode does
+    PerPacket(PerPacketOptions),
+}
+
+fn main() -> ExitCode {
+    let result = match Program::parse().command {
+        Command::Lab(arguments) => run::run(&arguments),
+        Command::PerPacket(options) => per_packet::run(options).map(|()| true),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("weft-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Figures of a running path, taken by the programs that people use: ping, iperf3, sockperf.
+
+mod iperf;
+mod sockperf;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::lab::{Lab, Process, Side, processor_busy};
+
+pub use iperf::{TcpFigures, UdpFigures};
+pub use sockperf::RoundTrip;
+
+/// Congestion control of all TCP load.
+pub const CONGESTION_CONTROL: &str = "cubic";
+
+/// Packets of the ping, 20 ms apart.
+const PINGS: u32 = 25;
+
+/// Payload of the small datagrams, in bytes.
+const DATAGRAM_BYTES: u32 = 64;
+
+/// What one round on one path has shown.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Sample {
+    /// Echo requests without a reply, in percent.
+    pub ping_loss_percent: f64,
+    /// One TCP stream, Gbit/s received.
+    pub tcp_gbps: f64,
+    /// Retransmitted segments of that stream.
+    pub tcp_retransmits: f64,
+    /// Busy processor seconds of the whole machine for each GB that the stream delivered.
+    pub cpu_seconds_per_gb: f64,
+    /// Four TCP streams together, Gbit/s received.
+    pub tcp4_gbps: f64,
+    /// 64-byte datagrams received, thousands a second.
+    pub udp64_kpps: f64,
+    /// Busy processor microseconds of the whole machine for each datagram received.
+    pub cpu_us_per_datagram: f64,
+    /// Datagrams that arrived after a later one.
+    pub udp64_out_of_order: f64,
+    /// Median round trip of 64 bytes over TCP, in microseconds.
+    pub rtt_p50_us: f64,
+    /// 99th percentile of the same.
+    pub rtt_p99_us: f64,
+    /// Memory of the larger daemon after the load, locked memory included, in MiB.
+    pub memory_mib: Option<f64>,
+}
+
+/// Takes all figures once, from pod 1 to pod 2. Every load runs for `seconds`. The memory is left to
+/// the caller, who knows the path's programs.
+pub fn measure(lab: &Lab, seconds: u32) -> Result<Sample> {
+    let mut sample = Sample { ping_loss_percent: ping_loss(lab)?, ..Sample::default() };
+    let mut server = iperf::start_server(lab)?;
+    let (tcp, busy) = timed(|| iperf::tcp(lab, seconds, 1))?;
+    sample.tcp_gbps = tcp.gbps;
+    sample.tcp_retransmits = tcp.retransmits as f64;
+    sample.cpu_seconds_per_gb = busy.as_secs_f64() / (tcp.bytes as f64 / 1e9);
+    sample.tcp4_gbps = iperf::tcp(lab, seconds, 4)?.gbps;
+    let (udp, busy) = timed(|| iperf::udp(lab, seconds, DATAGRAM_BYTES))?;
+    sample.udp64_kpps = udp.received as f64 / udp.seconds / 1e3;
+    sample.udp64_out_of_order = udp.out_of_order as f64;
+    sample.cpu_us_per_datagram = busy.as_secs_f64() * 1e6 / udp.received as f64;
+    server.stop()?;
+    let round_trip = sockperf::ping_pong(lab, seconds)?;
+    sample.rtt_p50_us = round_trip.p50_us;
+    sample.rtt_p99_us = round_trip.p99_us;
+    Ok(sample)
+}
+
+/// The share of echo requests from pod 1 to pod 2 that got no reply, in percent.
+pub fn ping_loss(lab: &Lab) -> Result<f64> {
+    let (count, target) = (PINGS.to_string(), Side::Two.pod_address().to_string());
+    let ping = ["ping", "-n", "-q", "-i", "0.02", "-W", "1", "-c", &count, &target];
+    let mut process = lab.pod(Side::One).spawn(&ping)?;
+    // Lost packets make the status 1; the text says how many.
+    process.wait(Duration::from_secs(30))?;
+    parse_loss(&process.stdout()?).with_context(|| format!("ping: {}", process.complaint()))
+}
+
+/// `25 packets transmitted, 24 received, 4% packet loss, time 480ms`
+fn parse_loss(text: &str) -> Option<f64> {
+    let (before, _) = text.split_once("% packet loss")?;
+    before.rsplit([' ', ',']).next()?.parse().ok()
+}
+
+/// Runs a load and tells how much processor time the whole machine spent meanwhile.
+fn timed<T>(load: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
+    let before = processor_busy()?;
+    let value = load()?;
+    Ok((value, processor_busy()?.saturating_sub(before)))
+}
+
+/// How long a load program may take that was told to run for `seconds`.
+fn limit(seconds: u32) -> Duration {
+    Duration::from_secs(u64::from(seconds) + 20)
+}
+
+/// Runs a load program in pod 1 to its end and gives its output and its errors.
+fn run_client(lab: &Lab, seconds: u32, arguments: &[&str]) -> Result<Process> {
+    let mut client = lab.pod(Side::One).spawn(arguments)?;
+    client.wait(limit(seconds))?;
+    Ok(client)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_ping_loss() {
+        let line = |loss: &str| {
+            format!("---\n25 packets transmitted, 24 received, {loss}% packet loss, time 1")
+        };
+        assert_eq!(parse_loss(&line("0")), Some(0.0));
+        assert_eq!(parse_loss(&line("4")), Some(4.0));
+        assert_eq!(parse_loss(&line("33.3333")), Some(33.3333));
+        let errors = "25 packets transmitted, 0 received, +25 errors, 100% packet loss, time 1";
+        assert_eq!(parse_loss(errors), Some(100.0));
+        assert_eq!(parse_loss("ping: unknown host"), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! The weft daemon on a host of the lab.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::{Lab, NETWORK, Namespace, Process, Side};
+
+/// How daemons are to be started. The same value starts both sides; tests change it in between.
+#[derive(Clone, Debug)]
+pub struct Weft {
+    /// The binary.
+    pub program: PathBuf,
+    /// The network config that the shared lease directory gets, unless it has one already.
+    pub config: String,
+    /// Further flags of the daemon.
+    pub flags: Vec<String>,
+}
+
+impl Weft {
+    /// The daemon with flannel's UDP mode and nothing special.
+    pub fn new(program: &Path) -> Weft {
+        let config = format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"udp"}}}}"#);
+        Weft { program: program.to_owned(), config, flags: Vec::new() }
+    }
+
+    /// Starts the daemon on one host and returns at once, without waiting for it to be ready.
+    ///
+    /// Which subnet a host gets is fixed by writing, before the first start, the `subnet.env` of an
+    /// imaginary earlier run: like flanneld, weft takes its previous subnet again if nobody has it.
+    pub fn start(&self, lab: &Lab, side: Side) -> Result<WeftNode> {
+        let files = Files::of(lab, side);
+        files.prepare(lab, side, &self.config)?;
+        let [leases, socket, state, subnet] =
+            [&files.leases, &files.socket, &files.state, &files.subnet].map(|path| text(path));
+        let program = text(&self.program);
+        #[rustfmt::skip]
+        let mut arguments = vec![
+            &*program, "daemon", "--lease-dir", &leases, "--iface", side.underlay_device(),
+            "--admin-socket", &socket, "--state-dir", &state, "--subnet-file", &subnet,
+            "--healthz-port", "0",
+        ];
+        arguments.extend(self.flags.iter().map(String::as_str));
+        ensure!(self.program.is_file(), "There is no weft binary at {program}");
+        let process = lab.host(side).spawn(&arguments)?;
+        Ok(WeftNode { process, program: self.program.clone(), files })
+    }
+}
+
+/// A daemon on one host. Dropping it ends the daemon.
+pub struct WeftNode {
+    process: Process,
+    program: PathBuf,
+    files: Files,
+}
+
+impl WeftNode {
+    /// The daemon's process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// The daemon's process, to signal or to stop it.
+    pub fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// The socket that `weft status` and its like talk to.
+    pub fn admin_socket(&self) -> &Path {
+        &self.files.socket
+    }
+
+    /// The daemon's state directory.
+    pub fn state_directory(&self) -> &Path {
+        &self.files.state
+    }
+
+    /// The daemon's `subnet.env`.
+    pub fn subnet_file(&self) -> &Path {
+        &self.files.subnet
+    }
+
+    /// The lease directory that both daemons share.
+    pub fn lease_directory(&self) -> &Path {
+        &self.files.leases
+    }
+
+    /// Runs a subcommand such as `status` or `drops --json` against this daemon.
+    pub fn query(&self, namespace: &Namespace, arguments: &[&str]) -> Result<String> {
+        let (program, socket) = (text(&self.program), text(&self.files.socket));
+        let mut command = vec![&*program];
+        command.extend(arguments);
+        command.extend(["--admin-socket", &socket]);
+        namespace.run(&command)
+    }
+}
+
+/// Where the files of one daemon are.
+struct Files {
+    leases: PathBuf,
+    socket: PathBuf,
+    state: PathBuf,
+    subnet: PathBuf,
+}
+
+impl Files {
+    fn of(lab: &Lab, side: Side) -> Files {
+        let own = lab.directory().join(format!("host{}", side.number()));
+        Files {
+            leases: lab.directory().join("leases"),
+            socket: own.join("weft.sock"),
+            state: own.join("state"),
+            subnet: own.join("subnet.env"),
+        }
+    }
+
+    /// Makes what must exist before the first start, and leaves alone what exists already.
+    fn prepare(&self, lab: &Lab, side: Side, config: &str) -> Result<()> {
+        let own = lab.directory().join(format!("host{}", side.number()));
+        for directory in [&own, &self.leases] {
+            std::fs::create_dir_all(directory).context("Cannot make a directory for weft")?;
+        }
+        write_new(&self.leases.join("config"), config)?;
+        let gateway = side.gateway_address();
+        let previous = format!(
+            "FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET={gateway}/24\nFLANNEL_MTU=1472\n\
+             FLANNEL_IPMASQ=false\n"
+        );
+        write_new(&self.subnet, &previous)
+    }
+}
+
+fn write_new(path: &Path, content: &str) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    std::fs::write(path, content).with_context(|| format!("Cannot write {}", path.display()))
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}

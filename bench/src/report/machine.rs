@@ -1,0 +1,39 @@
+//! Where and when a run took place.
+
+use std::process::Command;
+
+use serde::Serialize;
+
+/// The machine and the moment; a figure without them says little.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Machine {
+    /// The processor's name.
+    pub processor: String,
+    /// How many processors this process may use.
+    pub processors: usize,
+    /// The kernel's release.
+    pub kernel: String,
+    /// When the run began, in UTC.
+    pub date: String,
+}
+
+impl Machine {
+    /// Asks the running system. What it does not say stays empty.
+    pub fn describe() -> Machine {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let date = Command::new("date").args(["--utc", "+%Y-%m-%dT%H:%M:%SZ"]).output();
+        let date = date.map(|output| output.stdout).unwrap_or_default();
+        Machine {
+            processor: processor_name().unwrap_or_default(),
+            processors: std::thread::available_parallelism().map_or(0, usize::from),
+            kernel: kernel.trim().to_owned(),
+            date: String::from_utf8_lossy(&date).trim().to_owned(),
+        }
+    }
+}
+
+fn processor_name() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}

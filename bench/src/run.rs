@@ -1,0 +1,186 @@
+//! The `lab` command: rounds over paths over underlays.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::lab::{Lab, LabOptions, Side, Underlay, left_behind};
+use crate::measure::{CONGESTION_CONTROL, Sample, measure};
+use crate::path::{PathKind, Programs, RunningPath};
+use crate::report::{Machine, PathReport, Report, UnderlayReport};
+
+/// What to measure and where to put the results.
+#[derive(Args, Clone, Debug)]
+pub struct LabArguments {
+    /// One short round on wire
+    #[arg(long)]
+    quick: bool,
+    /// How frames cross the link between the hosts [default: wire]
+    #[arg(long, value_enum)]
+    underlay: Option<UnderlayChoice>,
+    /// The paths to measure, in this order
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = PathKind::ALL)]
+    paths: Vec<PathKind>,
+    /// How often each path is measured [default: 3, quick: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// How long each load runs, in seconds [default: 3, quick: 2]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=600))]
+    secs: Option<u32>,
+    /// Write the full results as JSON to this file; - is the standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Print a one-line summary as JSON on the standard output, and the table on the error output
+    #[arg(long, conflicts_with = "json")]
+    summary: bool,
+    /// The weft binary [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    weft: Option<PathBuf>,
+    /// End with status 1 unless every promised ratio holds
+    #[arg(long)]
+    assert_bars: bool,
+}
+
+/// `wire`, `super`, or one after the other.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum UnderlayChoice {
+    Wire,
+    Super,
+    Both,
+}
+
+impl LabArguments {
+    fn underlays(&self) -> &'static [Underlay] {
+        match self.underlay {
+            None | Some(UnderlayChoice::Wire) => &[Underlay::Wire],
+            Some(UnderlayChoice::Super) => &[Underlay::Super],
+            Some(UnderlayChoice::Both) => &[Underlay::Wire, Underlay::Super],
+        }
+    }
+
+    fn programs(&self) -> Result<Programs> {
+        let bench = std::env::current_exe().context("Cannot find this program's own path")?;
+        let weft = self.weft.clone().unwrap_or_else(|| bench.with_file_name("weft"));
+        // Programs start in other namespaces but in the same directory; an absolute path is safest.
+        let weft = std::path::absolute(weft).context("Cannot find the weft binary's path")?;
+        Ok(Programs { weft, bench })
+    }
+}
+
+/// Measures as told, prints the results, and says whether all is well: weft could be measured,
+/// nothing was left behind, and, if asked for, the bars hold.
+pub fn run(arguments: &LabArguments) -> Result<bool> {
+    let programs = arguments.programs()?;
+    let mut report = Report {
+        machine: Machine::describe(),
+        command: std::iter::once("weft-bench".to_owned())
+            .chain(std::env::args().skip(1))
+            .collect::<Vec<_>>()
+            .join(" "),
+        congestion_control: CONGESTION_CONTROL.to_owned(),
+        seconds: arguments.secs.unwrap_or(if arguments.quick { 2 } else { 3 }),
+        rounds: arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 }),
+        underlays: Vec::new(),
+    };
+    for &underlay in arguments.underlays() {
+        let paths = arguments.paths.iter().map(|&path| PathReport::new(path)).collect();
+        let mut results = UnderlayReport { underlay, paths };
+        for round in 1..=report.rounds {
+            for path in &mut results.paths {
+                measure_path(path, underlay, round, &report, &programs);
+            }
+        }
+        report.underlays.push(results);
+    }
+    publish(arguments, &report)
+}
+
+/// One round of one path. A path that has failed is not tried again.
+fn measure_path(
+    path: &mut PathReport,
+    underlay: Underlay,
+    round: u32,
+    plan: &Report,
+    programs: &Programs,
+) {
+    if path.failure.is_some() {
+        return;
+    }
+    let name = path.path.name();
+    eprintln!("lab: {}, round {round} of {}: {name} ...", underlay.name(), plan.rounds);
+    match measure_once(path.path, underlay, plan.seconds, programs, round == 1) {
+        Ok(sample) => {
+            eprintln!(
+                "lab: {name}: TCP {:.2} Gb/s, 64 B {:.0} kpps, p50 {:.1} us",
+                sample.tcp_gbps, sample.udp64_kpps, sample.rtt_p50_us
+            );
+            path.rounds.push(sample);
+        }
+        Err(error) => {
+            eprintln!("lab: {name} failed: {error:#}");
+            path.failure = Some(format!("{error:#}"));
+        }
+    }
+}
+
+/// Makes a fresh lab, sets the path up in it, measures, takes both down, and checks that neither
+/// left anything behind.
+fn measure_once(
+    kind: PathKind,
+    underlay: Underlay,
+    seconds: u32,
+    programs: &Programs,
+    show_status: bool,
+) -> Result<Sample> {
+    let options = LabOptions { underlay, ..LabOptions::default() };
+    let pod_mtu = kind.mtu(options.underlay_mtu);
+    let lab = Lab::new(LabOptions { pod_mtu, ..options })?;
+    let mut path = RunningPath::start(&lab, kind, programs)?;
+    let mut sample = measure(&lab, seconds)?;
+    path.check_running()?;
+    sample.memory_mib = path.memory_mib()?;
+    if show_status {
+        print_status(&lab, &path)?;
+    }
+    path.stop(&lab)?;
+    lab.close()?;
+    let rest = left_behind();
+    ensure!(rest.is_empty(), "Left behind: {}", rest.join(", "));
+    Ok(sample)
+}
+
+/// What `weft status` says on host 1 after the load.
+fn print_status(lab: &Lab, path: &RunningPath) -> Result<()> {
+    let Some(node) = path.nodes().first() else { return Ok(()) };
+    let status = node.query(lab.host(Side::One), &["status"])?;
+    eprintln!("lab: weft status on host 1:");
+    status.lines().for_each(|line| eprintln!("    {line}"));
+    Ok(())
+}
+
+fn publish(arguments: &LabArguments, report: &Report) -> Result<bool> {
+    let to_stdout = arguments.json.as_deref() == Some(Path::new("-"));
+    let mut text = report.to_string();
+    let bars = if arguments.assert_bars { report.bars() } else { Vec::new() };
+    for bar in &bars {
+        text.push_str(&format!("\n{bar}"));
+    }
+    let mut stdout = std::io::stdout().lock();
+    if arguments.summary || to_stdout {
+        eprintln!("\n{text}");
+        let value = if to_stdout { report.to_json() } else { report.summary() };
+        writeln!(stdout, "{value}").context("Cannot print")?;
+    } else {
+        writeln!(stdout, "\n{text}").context("Cannot print")?;
+    }
+    if let Some(file) = arguments.json.as_deref().filter(|_| !to_stdout) {
+        let json = serde_json::to_string_pretty(&report.to_json())?;
+        std::fs::write(file, json + "\n")
+            .map_err(|error| anyhow!("Cannot write {}: {error}", file.display()))?;
+    }
+    let bars_hold =
+        !arguments.assert_bars || (!bars.is_empty() && bars.iter().all(|bar| bar.holds()));
+    Ok(!report.weft_failed() && bars_hold && left_behind().is_empty())
+}
