@@ -7,6 +7,9 @@ use zerocopy::FromBytes;
 use crate::drops::DropReason;
 use crate::{checksum, ipv4, ipv6};
 
+#[cfg(test)]
+mod tests;
+
 /// Extension headers walked before a packet is refused: RFC 8200 section 4.1 lists each of the four we
 /// walk once, and destination options twice.
 const EXTENSION_HEADERS_MAX: usize = 5;

@@ -1,6 +1,8 @@
 //! Which peer has which addresses: an immutable table that the control loop builds and the workers read.
 
 mod lookup;
+#[cfg(test)]
+mod tests;
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -125,15 +127,14 @@ impl Table {
         check_slots(&input.peers)?;
         let v4 = subnets(&input.peers, |peer| peer.subnet_v4.map(Prefix::from));
         let v6 = subnets(&input.peers, |peer| peer.subnet_v6.map(Prefix::from));
-        let duplicate = |position: u16| {
-            let peer = &input.peers[usize::from(position)];
-            let subnet = peer.subnet_v4.map(IpNet::V4).or(peer.subnet_v6.map(IpNet::V6));
-            TableError::DuplicateSubnet(subnet.expect("only a peer with a subnet is indexed"))
-        };
+        let subnet_v4 = |position: u16| input.peers[usize::from(position)].subnet_v4;
+        let subnet_v6 = |position: u16| input.peers[usize::from(position)].subnet_v6;
+        let by_v4 = Lookup::new(v4).map_err(|at| duplicate(subnet_v4(at).map(IpNet::V4)))?;
+        let by_v6 = Lookup::new(v6).map_err(|at| duplicate(subnet_v6(at).map(IpNet::V6)))?;
         Ok(Self {
             slots: input.peers.iter().map(|peer| usize::from(peer.slot) + 1).max().unwrap_or(0),
-            by_v4: Lookup::new(v4).map_err(duplicate)?,
-            by_v6: Lookup::new(v6).map_err(duplicate)?,
+            by_v4,
+            by_v6,
             senders: Senders::new(&input.peers),
             network_v4: input.network_v4.map_or(Prefix::EMPTY_V4, Prefix::from),
             network_v6: input.network_v6.map_or(Prefix::EMPTY_V6, Prefix::from),
@@ -290,6 +291,10 @@ impl Table {
         };
         nobody || self.is_ours(source) || self.input.own_addresses.contains(&source)
     }
+}
+
+fn duplicate(subnet: Option<IpNet>) -> TableError {
+    TableError::DuplicateSubnet(subnet.expect("only a peer with a subnet is indexed"))
 }
 
 fn check_slots(peers: &[Peer]) -> Result<(), TableError> {

@@ -24,6 +24,8 @@ pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
 /// Flag: the urgent pointer counts.
 pub const URG: u8 = 0x20;
+/// Flag: congestion experienced, echoed (RFC 3168).
+pub const ECE: u8 = 0x40;
 /// Flag: congestion window reduced (RFC 3168).
 pub const CWR: u8 = 0x80;
 
