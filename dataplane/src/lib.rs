@@ -1,1 +1,24 @@
 //! The packet workers.
+//!
+//! A worker is one thread with one engine. It moves packets between the TUN device and the UDP
+//! sockets, obeys the table it was given last, and never waits for anybody: the control side sends
+//! bounded commands, reads counters, and receives bounded events.
+//!
+//! *Outbound* (TUN → UDP) and *inbound* (UDP → TUN) are machines without I/O: they take frames and
+//! make [gathers](weft_sys::gather::Gather), and are told what became of them. An engine does the
+//! I/O; `uring` is the one there is.
+
+mod framer;
+mod inbound;
+mod memory;
+mod outbound;
+mod peers;
+mod shared;
+mod uring;
+mod worker;
+mod writes;
+
+pub use self::{
+    memory::MEMORY,
+    worker::{Event, Gone, StartError, StopError, Worker, WorkerInfo, WorkerOptions, spawn},
+};

@@ -1,0 +1,70 @@
+//! How much memory a worker takes: all of it is mapped at start, and the sum is a constant.
+
+use weft_sys::{
+    frame::PoolShape,
+    gather::Gather,
+    region::{PAGE, Region},
+    ring::{Datagram, Pools},
+};
+
+use weft_forward::virtio;
+
+/// The longest packet that IP can say the length of.
+const PACKET_MAX: usize = 65_535;
+
+/// Frames for packets from the device. A frame holds one packet whatever its size, so this is
+/// also how many small packets one turn can take.
+pub(crate) const TUN_FRAMES: u16 = 128;
+
+/// Frames for datagrams. Under load each holds a train.
+pub(crate) const UDP_FRAMES: u16 = 64;
+
+/// Trains that can be open, in the kernel or waiting for room in the socket at once.
+pub(crate) const TRAINS: u16 = 64;
+
+/// Packets that can be on their way into the device at once. Datagrams that cannot be joined
+/// take one each.
+pub(crate) const WRITES: u16 = 192;
+
+/// All gathers; trains have the numbers below [`TRAINS`].
+pub(crate) const GATHERS: u16 = TRAINS + WRITES;
+
+const TUN_SHAPE: PoolShape = PoolShape {
+    frames: TUN_FRAMES,
+    capacity: virtio::LENGTH + PACKET_MAX,
+    stride: 64 * 1024 + 192,
+};
+
+const UDP_SHAPE: PoolShape = PoolShape {
+    frames: UDP_FRAMES,
+    capacity: Datagram::OVERHEAD + PACKET_MAX,
+    stride: 64 * 1024 + 192,
+};
+
+const _: () = assert!(TUN_SHAPE.capacity <= TUN_SHAPE.stride);
+const _: () = assert!(UDP_SHAPE.capacity <= UDP_SHAPE.stride);
+
+/// Bytes of buffers that one worker maps. They cost memory when they are first used, and this is
+/// the worst case.
+pub const MEMORY: usize = TUN_SHAPE.footprint()
+    + UDP_SHAPE.footprint()
+    + GATHERS as usize * (Gather::FOOTPRINT + 64)
+    + PAGE;
+
+// flanneld takes 33 MiB in all.
+const _: () = assert!(MEMORY < 24 << 20, "a worker's buffers stay small");
+
+/// Buffer group ids.
+const TUN_GROUP: u16 = 0;
+const UDP_GROUP: u16 = 1;
+
+/// Cuts the pools and gathers of one worker out of one region.
+pub(crate) fn lay_out() -> std::io::Result<(Pools, Vec<Gather>)> {
+    let region = Region::map(MEMORY)?;
+    let pools = Pools {
+        tun: weft_sys::frame::FramePool::new(&region, TUN_SHAPE, TUN_GROUP),
+        udp: weft_sys::frame::FramePool::new(&region, UDP_SHAPE, UDP_GROUP),
+    };
+    let gathers = (0..GATHERS).map(|number| Gather::new(&region, number)).collect();
+    Ok((pools, gathers))
+}

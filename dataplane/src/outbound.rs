@@ -1,0 +1,263 @@
+//! From the TUN device to the peers.
+//!
+//! A packet is parsed, its peer looked up, and its segments appended to that peer's open train.
+//! Trains of one turn leave together when the batch ends, never by a timer. Three tiers:
+//!
+//! * the fast one: the packet fits the path and trains are free;
+//! * *again*: trains that the kernel did not take wait in order, and nothing newer passes them;
+//! * *one by one*: a train that must not go as it is, because the path shrank or the kernel does
+//!   not cut for this peer, is taken apart, and what does not fit is answered or fragmented.
+
+mod oversize;
+mod retry;
+mod train;
+
+use std::collections::VecDeque;
+
+use weft_forward::{
+    drops::DropReason,
+    icmp::Problem,
+    mss,
+    packet::{self, Layout},
+    segment::{self, Plan},
+    virtio,
+};
+use weft_sys::{frame::Frame, gather::Gather};
+
+pub(crate) use self::train::Departure;
+use self::{
+    oversize::Scratch,
+    train::{Load, Trains},
+};
+use crate::{
+    framer::{COPY_MAX, Framer, Segment},
+    memory::TUN_FRAMES,
+    shared::Shared,
+};
+
+/// A packet whose segments did not all find a train.
+#[derive(Debug)]
+struct Unfinished {
+    frame: Frame,
+    layout: Layout,
+    plan: Plan,
+    slot: u16,
+    generation: u32,
+    next: usize,
+}
+
+/// Whether a step did what it should, or there is no train to do it with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Done,
+    NoTrain,
+}
+
+/// The outbound machine of one worker.
+#[derive(Debug)]
+pub(crate) struct Outbound<F> {
+    framer: F,
+    waiting: VecDeque<Frame>,
+    unfinished: Option<Unfinished>,
+    trains: Trains,
+    /// Sockets that take nothing at the moment.
+    blocked: Vec<bool>,
+    scratch: Scratch,
+}
+
+impl<F: Framer> Outbound<F> {
+    /// `gathers` are those for trains; `segments_max` is what the kernel can cut.
+    pub(crate) fn new(framer: F, gathers: Vec<Gather>, segments_max: u16, sockets: usize) -> Self {
+        Outbound {
+            framer,
+            waiting: VecDeque::with_capacity(usize::from(TUN_FRAMES)),
+            unfinished: None,
+            trains: Trains::new(gathers, segments_max),
+            blocked: vec![false; sockets],
+            scratch: Scratch::new(),
+        }
+    }
+
+    /// Takes a frame from the device. It is handled in the next `run`.
+    pub(crate) fn handle_frame(&mut self, frame: Frame) {
+        self.waiting.push_back(frame);
+    }
+
+    /// Whether a `run` now would do something.
+    pub(crate) fn has_work(&self) -> bool {
+        let work =
+            self.trains.has_retries() || self.unfinished.is_some() || !self.waiting.is_empty();
+        work && !self.is_blocked() && self.trains.free() > 0
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.blocked.contains(&true)
+    }
+
+    /// Socket number `socket` takes data again.
+    pub(crate) fn handle_writable(&mut self, socket: usize) {
+        self.blocked[socket] = false;
+    }
+
+    /// Handles what is waiting, as far as trains go. What left is in `departures`.
+    pub(crate) fn run(&mut self, shared: &mut Shared) {
+        if self.is_blocked() {
+            return;
+        }
+        if self.send_again(shared) == Step::Done && self.finish(shared) == Step::Done {
+            while let Some(frame) = self.waiting.pop_front() {
+                if self.packet(frame, shared) == Step::NoTrain {
+                    break;
+                }
+            }
+        }
+        self.trains.close_all(&mut shared.peers);
+    }
+
+    /// Hands the trains of this turn to `depart`, those of one peer behind each other.
+    pub(crate) fn departures(&mut self, depart: impl FnMut(Departure)) {
+        self.trains.depart(depart);
+    }
+
+    /// One packet read from the device.
+    fn packet(&mut self, mut frame: Frame, shared: &mut Shared) -> Step {
+        let bytes = frame.bytes_mut().expect("a frame that was just read has one handle");
+        let Some((header, packet)) = bytes.split_at_mut_checked(virtio::LENGTH) else {
+            return refuse(shared, DropReason::BadVirtioHeader, 1);
+        };
+        let planned = virtio::Header::parse(header).and_then(|header| {
+            let layout = packet::parse(packet)?;
+            let plan = Plan::new(packet, &layout, &header)?;
+            Ok((header, layout, plan))
+        });
+        let (header, layout, plan) = match planned {
+            Ok(planned) => planned,
+            Err(reason) => return refuse(shared, reason, 1),
+        };
+        let Some((slot, generation)) = route(packet, &layout, plan.count(), shared) else {
+            return Step::Done;
+        };
+        shared.counters.outbound.segments_in.add(plan.count() as u64);
+        if header.gso == virtio::Gso::None {
+            let Some(state) = shared.peers.state(slot) else {
+                return drop_counted(shared, DropReason::PeerGone, 1);
+            };
+            let mtu = state.path_mtu(shared.now_ms);
+            if mss::clamp(packet, &layout, mtu, header.needs_checksum) {
+                shared.counters.mss_clamped.add(1);
+            }
+            if header.needs_checksum
+                && let Err(reason) = segment::complete_checksum(packet, &header, shared.sum)
+            {
+                return drop_counted(shared, reason, 1);
+            }
+        } else {
+            shared.counters.outbound.super_packets_in.add(1);
+        }
+        let next = 0;
+        self.unfinished = Some(Unfinished { frame, layout, plan, slot, generation, next });
+        self.finish(shared)
+    }
+
+    /// Puts the segments that are left of the packet at hand into trains.
+    fn finish(&mut self, shared: &mut Shared) -> Step {
+        let Some(mut packet) = self.unfinished.take() else { return Step::Done };
+        let Some(state) = shared.peers.same(packet.slot, packet.generation) else {
+            let left = packet.plan.count() - packet.next;
+            return drop_counted(shared, DropReason::PeerGone, left);
+        };
+        let step = if packet.plan.segment_len() <= state.path_mtu(shared.now_ms) {
+            self.load(&mut packet, shared)
+        } else {
+            self.oversize(&mut packet, shared)
+        };
+        if step == Step::NoTrain {
+            self.unfinished = Some(packet);
+        }
+        step
+    }
+
+    /// The fast tier: every segment fits the path.
+    fn load(&mut self, packet: &mut Unfinished, shared: &mut Shared) -> Step {
+        let header = packet.plan.header_len();
+        while packet.next < packet.plan.count() {
+            let segment = Segment {
+                frame: &packet.frame,
+                offset: virtio::LENGTH,
+                plan: &packet.plan,
+                index: packet.next,
+                sum: shared.sum,
+            };
+            let load = Load {
+                slot: packet.slot,
+                length: segment.len() + self.framer.overhead(),
+                header,
+                copy: COPY_MAX,
+                counted: true,
+            };
+            let Some(train) = self.trains.board(&load, shared) else { return Step::NoTrain };
+            self.framer.frame(packet.slot, &segment, train);
+            self.trains.boarded(&load, shared);
+            packet.next += 1;
+        }
+        Step::Done
+    }
+
+    /// Counts what is still waiting as dropped: the worker stops.
+    pub(crate) fn stop(&mut self, shared: &mut Shared) {
+        let mut left = self.trains.counted_in_retries();
+        if let Some(packet) = self.unfinished.take() {
+            left += packet.plan.count() - packet.next;
+        }
+        shared.drop_outbound(DropReason::Stopped, left);
+        for _ in self.waiting.drain(..) {
+            shared.counters.outbound.segments_in.add(1);
+            shared.drop_outbound(DropReason::Stopped, 1);
+        }
+    }
+}
+
+/// The peer that takes `packet`. Without one the packet is counted, and answered where the rules
+/// want it.
+fn route(
+    packet: &[u8],
+    layout: &Layout,
+    segments: usize,
+    shared: &mut Shared,
+) -> Option<(u16, u32)> {
+    let destination = packet::destination(packet, layout);
+    let reason = match shared.table.peer_for(destination) {
+        Some(peer) if destination.is_ipv4() || peer.inner_v6 => {
+            return Some((peer.slot, peer.generation));
+        }
+        Some(_) => DropReason::NoRouteInnerV6,
+        None if is_for_many(destination) => {
+            refuse(shared, DropReason::Multicast, segments);
+            return None;
+        }
+        None if shared.table.is_ours(destination) => DropReason::OwnDestination,
+        None => DropReason::NoRoute,
+    };
+    refuse(shared, reason, segments);
+    shared.answer(packet, layout, Problem::NetworkUnreachable);
+    None
+}
+
+fn is_for_many(destination: std::net::IpAddr) -> bool {
+    match destination {
+        std::net::IpAddr::V4(address) => address.is_multicast() || address.is_broadcast(),
+        std::net::IpAddr::V6(address) => address.is_multicast(),
+    }
+}
+
+/// Counts packets that were read and dropped at once.
+fn refuse(shared: &Shared, reason: DropReason, segments: usize) -> Step {
+    shared.counters.outbound.segments_in.add(segments as u64);
+    drop_counted(shared, reason, segments)
+}
+
+/// Counts segments that were counted as read before.
+fn drop_counted(shared: &Shared, reason: DropReason, segments: usize) -> Step {
+    shared.drop_outbound(reason, segments);
+    Step::Done
+}

@@ -1,0 +1,149 @@
+//! What became of a train, and trains that go once more.
+
+use weft_forward::{drops::DropReason, packet};
+use weft_sys::{gather::Gather, ring::Errno, udp};
+
+use super::{Outbound, Step, oversize::Offender};
+use crate::{framer::Framer, shared::Shared, worker::Event};
+
+impl<F: Framer> Outbound<F> {
+    /// Learns what became of a train. Returns the number of the socket if it is full now and
+    /// must be watched until it is writable.
+    pub(crate) fn handle_sent(
+        &mut self,
+        gather: Gather,
+        result: Result<u32, Errno>,
+        shared: &mut Shared,
+    ) -> Option<usize> {
+        let number = self.trains.arrive(gather);
+        let meta = *self.trains.meta(number);
+        match result {
+            Ok(bytes) => {
+                let out = &shared.counters.outbound;
+                out.segments_out.add(meta.segments() as u64);
+                out.trains_out.add(1);
+                let overhead = meta.datagrams * self.framer.overhead();
+                out.bytes_out.add(u64::from(bytes).saturating_sub(overhead as u64));
+                self.trains.release(number);
+                None
+            }
+            Err(Errno::AGAIN) => {
+                shared.counters.send_retries.add(1);
+                self.trains.wait(number);
+                let was_blocked = std::mem::replace(&mut self.blocked[meta.socket], true);
+                (!was_blocked).then_some(meta.socket)
+            }
+            Err(Errno::CANCELED) => {
+                self.trains.wait(number);
+                None
+            }
+            Err(error) => {
+                self.handle_refusal(number, error, shared);
+                None
+            }
+        }
+    }
+
+    fn handle_refusal(&mut self, number: u16, error: Errno, shared: &mut Shared) {
+        let meta = *self.trains.meta(number);
+        let again = match error {
+            Errno::MSGSIZE => self.path_shrank(number, shared),
+            Errno::IO | Errno::INVAL if meta.datagrams > 1 => {
+                segmentation_off(meta.slot, meta.generation, error, shared)
+            }
+            _ => false,
+        };
+        if again {
+            self.trains.wait(number);
+            return;
+        }
+        let reason = match error {
+            Errno::NETUNREACH | Errno::HOSTUNREACH => DropReason::SendUnreachable,
+            _ => DropReason::SendFailed,
+        };
+        shared.drop_outbound(reason, meta.segments());
+        self.trains.release(number);
+    }
+
+    /// The path to a train's peer takes less than thought. True if the train may go again, in
+    /// parts: then its datagrams are above the new path MTU, so that this comes to an end.
+    fn path_shrank(&mut self, number: u16, shared: &mut Shared) -> bool {
+        let meta = *self.trains.meta(number);
+        let local = shared.locals[meta.socket];
+        let overhead = self.framer.overhead();
+        let Some(state) = shared.peers.same(meta.slot, meta.generation) else { return false };
+        let refused = meta.length - overhead;
+        let known = udp::path_mtu(local, state.outer).ok();
+        let inner = known.map_or(refused - 1, |mtu| {
+            (mtu as usize).saturating_sub(state.outer_headers() + overhead)
+        });
+        let lowered = state.lower_path_mtu(inner.min(refused - 1), shared.now_ms);
+        // Kernels before 6.14 say EINVAL of a train for what is the path's fault.
+        state.segmentation = true;
+        shared.counters.path_mtu_lowered.add(1);
+        shared.tell(Event::PathMtu { slot: meta.slot, generation: meta.generation, mtu: lowered });
+        usize::from(lowered) < refused
+    }
+
+    /// Sends what waits, in order, as far as trains go.
+    pub(super) fn send_again(&mut self, shared: &mut Shared) -> Step {
+        while let Some(number) = self.trains.first_retry() {
+            let meta = *self.trains.meta(number);
+            let Some(state) = shared.peers.same(meta.slot, meta.generation) else {
+                let left = meta.counted.checked_shr(meta.redone as u32).unwrap_or(0);
+                shared.drop_outbound(DropReason::PeerGone, left.count_ones() as usize);
+                self.trains.retried();
+                self.trains.release(number);
+                continue;
+            };
+            let fits = meta.length - self.framer.overhead() <= state.path_mtu(shared.now_ms);
+            if meta.redone == 0 && fits && (state.segmentation || meta.datagrams == 1) {
+                self.trains.retry_whole();
+                continue;
+            }
+            if self.one_by_one(number, shared) == Step::NoTrain {
+                return Step::NoTrain;
+            }
+            self.trains.retried();
+            self.trains.release(number);
+        }
+        Step::Done
+    }
+
+    /// Takes a train apart and sends its datagrams as packets of their own.
+    fn one_by_one(&mut self, number: u16, shared: &mut Shared) -> Step {
+        let mut packet = self.scratch.take_packet();
+        let mut step = Step::Done;
+        while self.trains.meta(number).redone < self.trains.meta(number).datagrams {
+            let meta = *self.trains.meta(number);
+            let gather = self.trains.gather(number);
+            let start = meta.redone * meta.length;
+            let end = gather.len().min(start + meta.length);
+            gather.copy_out(start..end, &mut packet);
+            let packet = &packet[..end - start];
+            let counted = meta.counted >> meta.redone & 1 == 1;
+            let layout = packet::parse(packet).expect("what boarded a train was parsed");
+            let offender = Offender { packet, layout: &layout, slot: meta.slot, counted };
+            step = self.send_one(&offender, shared);
+            if step == Step::NoTrain {
+                break;
+            }
+            self.trains.meta(number).redone += 1;
+        }
+        self.scratch.return_packet(packet);
+        step
+    }
+}
+
+/// The kernel does not cut trains for this peer. True if that is news: then the train may go
+/// again, one by one.
+fn segmentation_off(slot: u16, generation: u32, error: Errno, shared: &mut Shared) -> bool {
+    let Some(state) = shared.peers.same(slot, generation) else { return false };
+    // Trains of the same turn meet the same refusal; they go again too, and only the first is
+    // told.
+    if std::mem::replace(&mut state.segmentation, false) {
+        shared.counters.segmentation_off.add(1);
+        shared.tell(Event::SegmentationOff { slot, generation, error });
+    }
+    true
+}

@@ -1,0 +1,118 @@
+//! What a worker knows of each peer beyond the table: where it sends, and what the path takes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use weft_forward::table::{Peer, Table};
+use weft_sys::udp::SockAddr;
+
+/// How long a lowered path MTU is believed, in milliseconds (RFC 1191 section 6.3).
+const PATH_MTU_LIFETIME_MS: u64 = 10 * 60 * 1000;
+
+/// Smallest path MTU believed, in inner bytes: every IPv4 host takes 576-byte packets, every
+/// IPv6 link 1280 (RFC 791, RFC 8200).
+const FLOOR_V4: u16 = 576;
+const FLOOR_V6: u16 = 1280;
+
+/// A worker's state for one peer.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerState {
+    /// The peer that this state belongs to, among those that had the slot.
+    pub generation: u32,
+    /// Where its datagrams go, for humans and for path look-ups.
+    pub outer: SocketAddr,
+    /// The same in kernel form.
+    pub name: SockAddr,
+    /// Whether the kernel may cut trains to this peer.
+    pub segmentation: bool,
+    /// The train of this turn that still takes segments.
+    pub open: Option<u16>,
+    /// Inner bytes that the path takes now.
+    path_mtu: u16,
+    /// Inner bytes that our device takes: the path MTU when nothing else is known.
+    path_mtu_max: u16,
+    path_mtu_expires_ms: u64,
+}
+
+impl PeerState {
+    pub(crate) fn new(peer: &Peer, inner_mtu: u16) -> PeerState {
+        PeerState {
+            generation: peer.generation,
+            outer: peer.outer,
+            name: SockAddr::from(peer.outer),
+            segmentation: true,
+            open: None,
+            path_mtu: inner_mtu,
+            path_mtu_max: inner_mtu,
+            path_mtu_expires_ms: u64::MAX,
+        }
+    }
+
+    /// Inner bytes that one datagram to this peer can carry.
+    #[inline]
+    pub(crate) fn path_mtu(&mut self, now_ms: u64) -> usize {
+        if now_ms >= self.path_mtu_expires_ms {
+            self.path_mtu = self.path_mtu_max;
+            self.path_mtu_expires_ms = u64::MAX;
+        }
+        usize::from(self.path_mtu)
+    }
+
+    /// Takes note that the path takes only `inner` bytes. Returns the new path MTU.
+    pub(crate) fn lower_path_mtu(&mut self, inner: usize, now_ms: u64) -> u16 {
+        let floor = FLOOR_V4.min(self.path_mtu_max);
+        let inner = u16::try_from(inner).unwrap_or(u16::MAX);
+        self.path_mtu = inner.clamp(floor, self.path_mtu_max);
+        self.path_mtu_expires_ms = now_ms.saturating_add(PATH_MTU_LIFETIME_MS);
+        self.path_mtu
+    }
+
+    /// Bytes of the outer headers in front of a datagram to this peer.
+    pub(crate) fn outer_headers(&self) -> usize {
+        if self.outer.is_ipv4() { 28 } else { 48 }
+    }
+}
+
+/// The MTU to name in an ICMP error about a packet of `family`: IPv6 must not hear less than
+/// its minimum.
+pub(crate) fn advertised_mtu(source: IpAddr, path_mtu: usize) -> u16 {
+    let mtu = u16::try_from(path_mtu).unwrap_or(u16::MAX);
+    if source.is_ipv6() { mtu.max(FLOOR_V6) } else { mtu }
+}
+
+/// The states of all slots of a table, made by the control side.
+#[derive(Debug, Default)]
+pub(crate) struct Peers(Vec<Option<PeerState>>);
+
+impl Peers {
+    /// Fresh states for every peer of `table`.
+    pub(crate) fn new(table: &Table, inner_mtu: u16) -> Peers {
+        let mut states = vec![None; table.slots()];
+        for peer in table.peers() {
+            states[usize::from(peer.slot)] = Some(PeerState::new(peer, inner_mtu));
+        }
+        Peers(states)
+    }
+
+    /// Takes over what `old` had learned of the peers that are still the same.
+    pub(crate) fn inherit(&mut self, old: &mut Peers) {
+        for (new, old) in self.0.iter_mut().zip(&mut old.0) {
+            if let (Some(new), Some(old)) = (new, old)
+                && new.generation == old.generation
+                && new.outer == old.outer
+            {
+                std::mem::swap(new, old);
+            }
+        }
+    }
+
+    /// The state in `slot`.
+    #[inline]
+    pub(crate) fn state(&mut self, slot: u16) -> Option<&mut PeerState> {
+        self.0.get_mut(usize::from(slot))?.as_mut()
+    }
+
+    /// The state in `slot` if the peer is still that of `generation`.
+    pub(crate) fn same(&mut self, slot: u16, generation: u32) -> Option<&mut PeerState> {
+        self.state(slot).filter(|state| state.generation == generation)
+    }
+}

@@ -1,0 +1,76 @@
+//! What both directions of a worker use.
+
+use std::{net::IpAddr, sync::Arc, time::Instant};
+
+use crossbeam_channel::Sender;
+use weft_forward::{
+    checksum::Sum,
+    counters::Counters,
+    drops::DropReason,
+    icmp::{self, Problem, RateLimit},
+    packet::{self, Layout},
+    table::Table,
+};
+
+use crate::{peers::Peers, worker::Event, writes::Writes};
+
+/// ICMP errors a second, and at once. A sender needs one; more help nobody.
+const ICMP_PER_SECOND: u32 = 200;
+const ICMP_BURST: u32 = 50;
+
+/// The state that outbound and inbound share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub table: Arc<Table>,
+    pub peers: Peers,
+    pub counters: Arc<Counters>,
+    pub events: Sender<Event>,
+    pub writes: Writes,
+    pub sum: Sum,
+    pub inner_mtu: u16,
+    /// Addresses of our sockets, in the order of the sockets.
+    pub locals: Vec<IpAddr>,
+    /// Milliseconds since the worker started, read once a turn.
+    pub now_ms: u64,
+    pub started: Instant,
+    pub icmp_limit: RateLimit,
+}
+
+impl Shared {
+    pub(crate) fn icmp_limit() -> RateLimit {
+        RateLimit::new(ICMP_PER_SECOND, ICMP_BURST)
+    }
+
+    pub(crate) fn drop_outbound(&self, reason: DropReason, segments: usize) {
+        self.counters.outbound.drops.add(reason, segments as u64);
+    }
+
+    pub(crate) fn drop_inbound(&self, reason: DropReason, segments: usize) {
+        self.counters.inbound.drops.add(reason, segments as u64);
+    }
+
+    /// Tells the control side, unless its queue is full.
+    pub(crate) fn tell(&self, event: Event) {
+        if self.events.try_send(event).is_err() {
+            self.counters.events_lost.add(1);
+        }
+    }
+
+    /// Answers `offender`, read from the device, with an ICMP error, if the rules and the limit
+    /// allow one. Its source is the offender's destination: the kernel would drop an error that
+    /// claims to come from an address of this host.
+    pub(crate) fn answer(&mut self, offender: &[u8], layout: &Layout, problem: Problem) {
+        if !self.icmp_limit.allow(self.now_ms) {
+            return;
+        }
+        let from = packet::destination(offender, layout);
+        let mut error = [0; icmp::LENGTH_MAX];
+        let Some(length) = icmp::error(offender, layout, problem, from, &mut error, self.sum)
+        else {
+            return;
+        };
+        if self.writes.packet(&error[..length]) {
+            self.counters.icmp_sent.add(1);
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The io_uring engine: one turn after the other.
+//!
+//! A turn is one entry into the kernel. It submits what the last turn made, sleeps until
+//! something has come if nothing is left to do, and brings back what came. Armed all the time are
+//! a multishot read of the device, a multishot receive on each socket, and the wake-up.
+
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use weft_forward::drops::DropReason;
+use weft_sys::ring::{Completion, Errno, Ring};
+
+use crate::{
+    framer::Framer,
+    inbound::{self, Inbound},
+    outbound::Outbound,
+    shared::Shared,
+    worker::{Command, Discarded},
+};
+
+/// Failures of one source in a row after which it is taken for gone.
+const FAILURES_MAX: u32 = 1000;
+
+/// How long a stop waits for the kernel to give back what it has.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A multishot request: armed or not, and how often it failed in a row.
+#[derive(Debug, Default, Clone, Copy)]
+struct Source {
+    armed: bool,
+    failures: u32,
+}
+
+/// One worker's engine.
+pub(crate) struct Engine<F> {
+    ring: Ring,
+    outbound: Outbound<F>,
+    inbound: Inbound<F>,
+    shared: Shared,
+    commands: Receiver<Command>,
+    discarded: crossbeam_channel::Sender<Discarded>,
+    tun: Source,
+    sockets: Vec<Source>,
+    wake: Source,
+    woken: bool,
+    stopping: bool,
+    /// Why the engine cannot go on.
+    fault: Option<String>,
+}
+
+/// How the worker and its control side talk.
+pub(crate) struct Talk {
+    pub commands: Receiver<Command>,
+    pub discarded: crossbeam_channel::Sender<Discarded>,
+}
+
+impl<F: Framer> Engine<F> {
+    pub(crate) fn new(
+        ring: Ring,
+        outbound: Outbound<F>,
+        inbound: Inbound<F>,
+        shared: Shared,
+        talk: Talk,
+    ) -> Engine<F> {
+        let sockets = vec![Source::default(); ring.files().sockets.len()];
+        Engine {
+            ring,
+            outbound,
+            inbound,
+            shared,
+            commands: talk.commands,
+            discarded: talk.discarded,
+            tun: Source::default(),
+            sockets,
+            wake: Source::default(),
+            woken: false,
+            stopping: false,
+            fault: None,
+        }
+    }
+
+    /// Arms everything; nothing is received before the first turn.
+    pub(crate) fn arm(&mut self) {
+        if !self.wake.armed {
+            self.ring.arm_wake();
+            self.wake.armed = true;
+        }
+        let pools = self.ring.pools();
+        let tun_has_frames = pools.tun.held() < pools.tun.frames();
+        let udp_has_frames = pools.udp.held() < pools.udp.frames();
+        if !self.tun.armed && tun_has_frames {
+            self.ring.arm_tun();
+            self.tun.armed = true;
+        }
+        for socket in 0..self.sockets.len() {
+            if !self.sockets[socket].armed && udp_has_frames {
+                self.ring.arm_socket(socket);
+                self.sockets[socket].armed = true;
+            }
+        }
+    }
+
+    /// Turns until told to stop.
+    ///
+    /// # Errors
+    /// Why the engine cannot go on.
+    pub(crate) fn run(&mut self) -> Result<(), String> {
+        while !self.stopping {
+            self.turn()?;
+        }
+        self.stop();
+        Ok(())
+    }
+
+    fn turn(&mut self) -> Result<(), String> {
+        let idle = !self.outbound.has_work() && !self.inbound.has_work(&self.shared);
+        self.ring.enter(idle).map_err(|error| format!("io_uring cannot be entered: {error}"))?;
+        self.shared.now_ms =
+            u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.shared.counters.turns.add(1);
+
+        while let Some(completion) = self.ring.completion() {
+            self.handle(completion);
+        }
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        if std::mem::take(&mut self.woken) {
+            self.obey();
+        }
+
+        self.outbound.run(&mut self.shared);
+        self.inbound.run(&mut self.shared);
+
+        for gather in self.shared.writes.drain() {
+            self.ring.write(gather);
+        }
+        let ring = &mut self.ring;
+        self.outbound.departures(|train| {
+            ring.send(train.gather, train.socket, train.segment, train.linked);
+        });
+        self.arm();
+        Ok(())
+    }
+
+    fn handle(&mut self, completion: Completion) {
+        match completion {
+            Completion::Packet { result, more } => {
+                self.tun.armed = more;
+                match result {
+                    Ok(frame) => {
+                        self.tun.failures = 0;
+                        self.outbound.handle_frame(frame);
+                    }
+                    Err(Errno::NOBUFS) => self.shared.counters.buffers_exhausted_tun.add(1),
+                    Err(error) => self.fail("the device flannel0", error, None),
+                }
+            }
+            Completion::Datagram { socket, result, more } => {
+                self.sockets[socket].armed = more;
+                match result {
+                    Ok(datagram) => {
+                        self.sockets[socket].failures = 0;
+                        if let Some(overflow) = datagram.control.overflow {
+                            self.count_overflow(overflow);
+                        }
+                        self.inbound.handle_datagram(datagram);
+                    }
+                    Err(Errno::NOBUFS) => self.shared.counters.buffers_exhausted_udp.add(1),
+                    Err(error) => self.fail("the UDP socket", error, Some(socket)),
+                }
+            }
+            Completion::Sent { gather, result } => {
+                let full = self.outbound.handle_sent(gather, result, &mut self.shared);
+                if let Some(socket) = full {
+                    self.ring.arm_writable(socket);
+                }
+            }
+            Completion::Written { gather, result } => {
+                inbound::handle_written(gather, result, &mut self.shared);
+            }
+            Completion::Writable { socket } => self.outbound.handle_writable(socket),
+            Completion::Woken { more } => {
+                self.wake.armed = more;
+                self.woken = true;
+            }
+            Completion::Cancelled => {}
+        }
+    }
+
+    /// A source reported an error. One that keeps failing is gone.
+    fn fail(&mut self, what: &str, error: Errno, socket: Option<usize>) {
+        let source = match socket {
+            None => &mut self.tun,
+            Some(socket) => &mut self.sockets[socket],
+        };
+        source.failures += 1;
+        let gone = error == Errno::BADFD || source.failures >= FAILURES_MAX;
+        if gone && self.fault.is_none() {
+            self.fault = Some(format!("{what} can no longer be read: {error}"));
+        }
+    }
+
+    /// `SO_RXQ_OVFL` counts all that the socket ever dropped.
+    fn count_overflow(&mut self, total: u32) {
+        let counter = &self.shared.counters.receive_overflow;
+        let news = total.wrapping_sub(counter.value() as u32);
+        counter.add(u64::from(news));
+    }
+
+    fn obey(&mut self) {
+        weft_sys::wake::clear(&self.ring.files().wake);
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Adopt { table, mut peers } => {
+                    peers.inherit(&mut self.shared.peers);
+                    let old = Discarded {
+                        _table: std::mem::replace(&mut self.shared.table, table),
+                        _peers: std::mem::replace(&mut self.shared.peers, peers),
+                    };
+                    // Freed by the control side; here only if that has fallen behind.
+                    drop(self.discarded.try_send(old));
+                }
+                Command::Stop => self.stopping = true,
+                #[cfg(test)]
+                Command::Panic => panic!("told to"),
+            }
+        }
+    }
+
+    /// Gives everything back and counts what was on its way.
+    fn stop(&mut self) {
+        let (outbound, inbound) = (&mut self.outbound, &mut self.inbound);
+        let shared = &mut self.shared;
+        self.ring.cancel_all(STOP_PATIENCE, |completion| match completion {
+            Completion::Packet { result: Ok(frame), .. } => outbound.handle_frame(frame),
+            Completion::Datagram { result: Ok(datagram), .. } => inbound.handle_datagram(datagram),
+            Completion::Sent { gather, result } => {
+                outbound.handle_sent(gather, result, shared);
+            }
+            Completion::Written { gather, result } => {
+                inbound::handle_written(gather, result, shared);
+            }
+            _ => {}
+        });
+        outbound.stop(shared);
+        inbound.stop(shared);
+        for gather in shared.writes.drain_all() {
+            let segments = shared.writes.finished(gather).segments;
+            shared.drop_inbound(DropReason::Stopped, usize::from(segments));
+        }
+    }
+}

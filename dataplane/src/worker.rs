@@ -1,0 +1,334 @@
+//! A worker as its control side sees it: a thread that is started, told, watched and stopped.
+
+use std::{
+    any::Any,
+    io,
+    net::IpAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use weft_forward::{counters::Counters, table::Table};
+use weft_sys::{
+    checksum,
+    ring::{Errno, Files, Ring, SetupError},
+    tun::{Offloads, Tun},
+    udp::UdpSocket,
+    wake::{Waker, wake_pair},
+};
+
+use crate::{
+    framer::Plain,
+    inbound::Inbound,
+    memory::{self, GATHERS, MEMORY, TRAINS},
+    outbound::Outbound,
+    peers::Peers,
+    shared::Shared,
+    uring::{Engine, Talk},
+    writes::Writes,
+};
+
+/// Commands that can wait for a worker. Tables are merged before they are published, so few do.
+const COMMANDS: usize = 16;
+
+/// Events that can wait for the control side; more are counted and dropped.
+const EVENTS: usize = 1024;
+
+/// How long a command may wait for room. A worker's turn takes microseconds.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct WorkerOptions {
+    /// The device. The worker closes it when it stops.
+    pub tun: Tun,
+    /// The sockets, at most one for each address family. The worker closes them when it stops.
+    pub sockets: Vec<UdpSocket>,
+    /// Datagrams that the kernel can cut one train into; 1 if it cannot.
+    pub segments_max: u16,
+    /// MTU of the device in bytes: the inner packets that every path is expected to take.
+    pub inner_mtu: u16,
+    /// The first table.
+    pub table: Arc<Table>,
+}
+
+/// What happened in a worker that others should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The path to a peer takes less than it did.
+    PathMtu {
+        /// The peer's slot.
+        slot: u16,
+        /// The peer among those that had the slot.
+        generation: u32,
+        /// Inner bytes that it takes now.
+        mtu: u16,
+    },
+    /// The kernel does not cut trains to a peer; its datagrams are sent one by one.
+    SegmentationOff {
+        /// The peer's slot.
+        slot: u16,
+        /// The peer among those that had the slot.
+        generation: u32,
+        /// What the kernel said.
+        error: Errno,
+    },
+    /// The worker has ended without being told to.
+    Dead {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The ring could not be made.
+    #[error(transparent)]
+    Ring(#[from] SetupError),
+    /// The buffers could not be mapped.
+    #[error("The worker's buffers of {MEMORY} bytes cannot be mapped: {0}")]
+    Memory(#[source] io::Error),
+    /// The thread or its wake-up could not be made.
+    #[error("The worker's thread cannot be started: {0}")]
+    Thread(#[source] io::Error),
+    /// The thread ended before it was ready.
+    #[error("The worker ended while it was starting")]
+    Ended,
+}
+
+/// The worker does not take commands: it is gone or stuck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("The worker takes no commands: it has ended or is stuck")]
+pub struct Gone;
+
+/// Why a worker did not stop cleanly.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopError {
+    /// It did not end in time. The thread is left behind.
+    #[error("The worker did not stop in time")]
+    Timeout,
+    /// It panicked, now or before.
+    #[error("The worker had ended before it was told to: {0}")]
+    Died(String),
+}
+
+/// What a worker found when it started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerInfo {
+    /// The engine's name.
+    pub engine: &'static str,
+    /// Why this engine, and how it is set up.
+    pub reason: &'static str,
+    /// What the device offloads.
+    pub offloads: Offloads,
+    /// Datagrams that the kernel cuts one train into.
+    pub segments_max: u16,
+    /// Whether the kernel joins received datagrams, for each socket.
+    pub joins_datagrams: Vec<bool>,
+    /// The form of the checksum.
+    pub checksum: &'static str,
+    /// Bytes of buffers, at most.
+    pub memory: usize,
+}
+
+/// What the control side can tell a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Use this table from the next turn on.
+    Adopt { table: Arc<Table>, peers: Peers },
+    /// End.
+    Stop,
+    /// Panic, to see what comes of it.
+    #[cfg(test)]
+    Panic,
+}
+
+/// What a worker no longer uses, on its way to be freed elsewhere.
+#[derive(Debug)]
+pub(crate) struct Discarded {
+    pub _table: Arc<Table>,
+    pub _peers: Peers,
+}
+
+/// A running worker. Dropping it tells the thread to stop but does not wait.
+#[derive(Debug)]
+pub struct Worker {
+    commands: Sender<Command>,
+    waker: Waker,
+    events: Receiver<Event>,
+    discarded: Receiver<Discarded>,
+    ended: Receiver<Result<(), String>>,
+    thread: Option<JoinHandle<()>>,
+    counters: Arc<Counters>,
+    info: WorkerInfo,
+    inner_mtu: u16,
+}
+
+/// Starts a worker and waits until it receives.
+///
+/// # Errors
+/// [`StartError`] says what the kernel refused and what can be done.
+pub fn spawn(options: WorkerOptions) -> Result<Worker, StartError> {
+    let (waker, wake) = wake_pair().map_err(StartError::Thread)?;
+    let (commands, command_queue) = bounded(COMMANDS);
+    let (event_queue, events) = bounded(EVENTS);
+    let (discards, discarded) = bounded(COMMANDS);
+    let (ready, started) = bounded(1);
+    let (end, ended) = bounded(1);
+    let counters = Arc::new(Counters::default());
+    let (sum, checksum) = checksum::select();
+    let info = WorkerInfo {
+        engine: "uring",
+        reason: "single issuer, deferred task work, restricted to its operations",
+        offloads: options.tun.offloads(),
+        segments_max: options.segments_max,
+        joins_datagrams: options.sockets.iter().map(UdpSocket::gro).collect(),
+        checksum,
+        memory: MEMORY,
+    };
+    let inner_mtu = options.inner_mtu;
+    let parts = Parts {
+        wake,
+        events: event_queue.clone(),
+        counters: Arc::clone(&counters),
+        talk: Talk { commands: command_queue, discarded: discards },
+        sum,
+    };
+    let body = move || {
+        let ran = catch_unwind(AssertUnwindSafe(|| live(options, parts, &ready)));
+        let outcome = ran.unwrap_or_else(|panic| Err(format!("panic: {}", panic_text(&*panic))));
+        if let Err(reason) = &outcome {
+            let _ = event_queue.try_send(Event::Dead { reason: reason.clone() });
+        }
+        let _ = end.send(outcome);
+    };
+    let thread = thread::Builder::new()
+        .name("weft-worker-0".to_owned())
+        .spawn(body)
+        .map_err(StartError::Thread)?;
+    started.recv().unwrap_or(Err(StartError::Ended))?;
+    let thread = Some(thread);
+    Ok(Worker { commands, waker, events, discarded, ended, thread, counters, info, inner_mtu })
+}
+
+struct Parts {
+    wake: std::os::fd::OwnedFd,
+    events: Sender<Event>,
+    counters: Arc<Counters>,
+    talk: Talk,
+    sum: weft_forward::checksum::Sum,
+}
+
+/// The worker's thread: makes its ring, since a ring belongs to one thread, and turns.
+fn live(
+    options: WorkerOptions,
+    parts: Parts,
+    ready: &Sender<Result<(), StartError>>,
+) -> Result<(), String> {
+    let mut engine = match build(options, parts) {
+        Ok(engine) => engine,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return Ok(());
+        }
+    };
+    engine.arm();
+    let _ = ready.send(Ok(()));
+    engine.run()
+}
+
+fn build(options: WorkerOptions, parts: Parts) -> Result<Engine<Plain>, StartError> {
+    let (pools, mut gathers) = memory::lay_out().map_err(StartError::Memory)?;
+    let for_writes = gathers.split_off(usize::from(TRAINS));
+    let offloads = options.tun.offloads();
+    let locals: Vec<IpAddr> = options.sockets.iter().map(|socket| socket.local().ip()).collect();
+    let shared = Shared {
+        peers: Peers::new(&options.table, options.inner_mtu),
+        table: options.table,
+        counters: parts.counters,
+        events: parts.events,
+        writes: Writes::new(for_writes),
+        sum: parts.sum,
+        inner_mtu: options.inner_mtu,
+        now_ms: 0,
+        started: Instant::now(),
+        icmp_limit: Shared::icmp_limit(),
+        locals,
+    };
+    let outbound = Outbound::new(Plain, gathers, options.segments_max, options.sockets.len());
+    let inbound = Inbound::new(Plain, offloads, parts.sum);
+    let files = Files { tun: options.tun, sockets: options.sockets, wake: parts.wake };
+    let ring = Ring::new(files, pools, GATHERS)?;
+    Ok(Engine::new(ring, outbound, inbound, shared, parts.talk))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+impl Worker {
+    /// Makes the worker use `table` from its next turn on.
+    ///
+    /// # Errors
+    /// [`Gone`] if the worker does not take commands any more.
+    pub fn adopt(&self, table: Arc<Table>) -> Result<(), Gone> {
+        while self.discarded.try_recv().is_ok() {}
+        let peers = Peers::new(&table, self.inner_mtu);
+        self.command(Command::Adopt { table, peers })
+    }
+
+    fn command(&self, command: Command) -> Result<(), Gone> {
+        let sent = self.commands.send_timeout(command, COMMAND_PATIENCE);
+        self.waker.wake();
+        sent.map_err(|_| Gone)
+    }
+
+    /// What the worker counts; valid also after it has stopped.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// What the worker found when it started.
+    #[must_use]
+    pub fn info(&self) -> &WorkerInfo {
+        &self.info
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn events(&self) -> &Receiver<Event> {
+        &self.events
+    }
+
+    /// Tells the worker to stop and waits for `patience`. The device and the sockets are closed
+    /// then.
+    ///
+    /// # Errors
+    /// [`StopError`] if it did not end in time, or had ended by itself.
+    pub fn stop(mut self, patience: Duration) -> Result<(), StopError> {
+        let _ = self.commands.send_timeout(Command::Stop, patience);
+        self.waker.wake();
+        let outcome = match self.ended.recv_timeout(patience) {
+            Ok(outcome) => outcome.map_err(StopError::Died),
+            Err(RecvTimeoutError::Timeout) => return Err(StopError::Timeout),
+            Err(RecvTimeoutError::Disconnected) => Err(StopError::Died("no reason".to_owned())),
+        };
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        outcome
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.commands.try_send(Command::Stop);
+        self.waker.wake();
+    }
+}
