@@ -4,6 +4,10 @@
 //! an odd last byte padded with a zero byte, folded to 16 bits and **not** inverted. It is 0 for
 //! all-zero bytes only.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
 
 /// Sums any bytes, at any alignment. Safe to call on the processor that [`available`] ran on.
@@ -21,5 +25,14 @@ pub fn select() -> (SumFunction, &'static str) {
 /// All forms this processor has, from the narrowest to the widest.
 #[must_use]
 pub fn available() -> Vec<(&'static str, SumFunction)> {
-    vec![("portable", portable::sum)]
+    let mut forms: Vec<(&'static str, SumFunction)> = vec![("portable", portable::sum)];
+    #[cfg(target_arch = "x86_64")]
+    {
+        forms.extend(avx2::detect().map(|sum| ("avx2", sum)));
+        forms.extend(avx512::detect().map(|sum| ("avx512", sum)));
+    }
+    forms
 }
+
+#[cfg(test)]
+mod tests;

@@ -119,3 +119,6 @@ const fn align(length: usize) -> usize {
 const fn space(data_length: usize) -> usize {
     align(HEADER_LENGTH + align(data_length))
 }
+
+#[cfg(test)]
+mod tests;

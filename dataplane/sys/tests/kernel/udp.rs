@@ -1,0 +1,285 @@
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use weft_sys::udp::{
+    Datagram, Received, SEGMENTS_MAX_UNKNOWN, SegmentControl, SockAddr, SocketError, SocketOptions,
+    UdpSocket, path_mtu, probe_segments_max,
+};
+
+use crate::namespace::{in_new_namespace, ip};
+
+const MIB: usize = 1 << 20;
+
+const OPTIONS: SocketOptions = SocketOptions {
+    receive_buffer: 8 * MIB,
+    send_buffer: 8 * MIB,
+    gro: true,
+    gso: true,
+    reuse_port: false,
+};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn bind(text: &str) -> UdpSocket {
+    UdpSocket::bind(address(text), &OPTIONS).unwrap()
+}
+
+/// A device with an address, and a link that leads out.
+fn add_underlay() {
+    ip("link add under type veth peer name beyond");
+    // Nothing but what we send shall move the counters.
+    ip("link set under addrgenmode none");
+    ip("link set beyond addrgenmode none");
+    ip("address add 192.0.2.7/24 dev under");
+    ip("link set beyond up");
+    ip("link set under up");
+}
+
+/// Receive, waiting for at most a second.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Datagram {
+    let start = Instant::now();
+    loop {
+        match socket.receive_train(buffer) {
+            Ok(datagram) => return datagram,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                assert!(start.elapsed() < Duration::from_secs(1), "nothing arrived");
+                sleep(Duration::from_millis(1));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn finds_a_second_daemon() {
+    in_new_namespace("finds_a_second_daemon", || {
+        ip("link set lo up");
+        for text in ["127.0.0.1:8285", "[::1]:8285"] {
+            let first = bind(text);
+            assert_eq!(first.local(), address(text));
+            let error = UdpSocket::bind(address(text), &OPTIONS).unwrap_err();
+            assert!(matches!(error, SocketError::Taken { .. }), "{error:?}");
+            assert!(error.to_string().contains(text), "{error}");
+            drop(first);
+            bind(text);
+        }
+    });
+}
+
+/// The first without `SO_REUSEPORT` keeps out a second with it.
+#[test]
+fn shares_a_port_only_if_both_want_it() {
+    in_new_namespace("shares_a_port_only_if_both_want_it", || {
+        ip("link set lo up");
+        let shared = SocketOptions { reuse_port: true, ..OPTIONS };
+        let first = bind("127.0.0.1:8285");
+        let error = UdpSocket::bind(address("127.0.0.1:8285"), &shared).unwrap_err();
+        assert!(matches!(error, SocketError::Taken { .. }), "{error:?}");
+        drop(first);
+        let _one = UdpSocket::bind(address("127.0.0.1:8285"), &shared).unwrap();
+        let _two = UdpSocket::bind(address("127.0.0.1:8285"), &shared).unwrap();
+    });
+}
+
+#[test]
+fn names_an_address_that_is_not_ours() {
+    in_new_namespace("names_an_address_that_is_not_ours", || {
+        // A namespace without any address lets everything be bound.
+        ip("link set lo up");
+        let error = UdpSocket::bind(address("192.0.2.1:8285"), &OPTIONS).unwrap_err();
+        assert!(matches!(error, SocketError::AddressNotAvailable { .. }), "{error:?}");
+        assert!(error.to_string().contains("192.0.2.1 "), "{error}");
+    });
+}
+
+#[test]
+fn has_both_families_on_one_port() {
+    in_new_namespace("has_both_families_on_one_port", || {
+        ip("link set lo up");
+        let (four, six) = (bind("0.0.0.0:8285"), bind("[::]:8285"));
+        assert!(four.is_ipv4() && !six.is_ipv4());
+    });
+}
+
+/// Past the limit of the host, which a new namespace has at its default.
+#[test]
+fn forces_the_buffer_sizes() {
+    in_new_namespace("forces_the_buffer_sizes", || {
+        let options = SocketOptions { receive_buffer: 32 * MIB, send_buffer: 16 * MIB, ..OPTIONS };
+        let buffers = UdpSocket::bind(address("0.0.0.0:0"), &options).unwrap().buffers();
+        assert_eq!((buffers.receive, buffers.send), (32 * MIB, 16 * MIB));
+    });
+}
+
+#[test]
+fn carries_a_train_in_one_piece() {
+    in_new_namespace("carries_a_train_in_one_piece", || {
+        ip("link set lo up");
+        for text in ["127.0.0.1:8285", "[::1]:8285"] {
+            let receiver = bind(text);
+            assert!(receiver.gro() && receiver.segments_max() >= 64);
+            let sender = bind(&text.replace("8285", "0"));
+            let payload: Vec<u8> = (0..10 * 1400 - 100).map(|index| (index % 251) as u8).collect();
+            let parts: Vec<_> = payload.chunks(700).map(IoSlice::new).collect();
+            let to = SockAddr::from(receiver.local());
+            let sent = sender.send_train(&to, &parts, Some(&SegmentControl::new(1400))).unwrap();
+            assert_eq!(sent, payload.len());
+
+            let mut buffer = vec![0; 65_536];
+            let datagram = receive(&receiver, &mut buffer);
+            let expected = Datagram {
+                length: payload.len(),
+                from: Some(sender.local()),
+                received: Received { segment_size: Some(1400), overflow: None },
+                truncated: false,
+            };
+            assert_eq!(datagram, expected);
+            assert_eq!(buffer[..datagram.length], payload);
+        }
+    });
+}
+
+#[test]
+fn takes_a_train_apart_without_gro() {
+    in_new_namespace("takes_a_train_apart_without_gro", || {
+        ip("link set lo up");
+        let options = SocketOptions { gro: false, gso: false, ..OPTIONS };
+        let receiver = UdpSocket::bind(address("127.0.0.1:8285"), &options).unwrap();
+        assert!(!receiver.gro());
+        assert_eq!(receiver.segments_max(), 1);
+        let payload = [7; 2500];
+        let to = SockAddr::from(receiver.local());
+        bind("127.0.0.1:0")
+            .send_train(&to, &[IoSlice::new(&payload)], Some(&SegmentControl::new(1000)))
+            .unwrap();
+        for length in [1000, 1000, 500] {
+            let datagram = receive(&receiver, &mut [0; 65_536]);
+            assert_eq!(datagram.length, length);
+            assert_eq!(datagram.received.segment_size, None);
+        }
+    });
+}
+
+#[test]
+fn counts_what_a_full_buffer_drops() {
+    in_new_namespace("counts_what_a_full_buffer_drops", || {
+        ip("link set lo up");
+        let options = SocketOptions { receive_buffer: 4096, gro: false, ..OPTIONS };
+        let receiver = UdpSocket::bind(address("127.0.0.1:8285"), &options).unwrap();
+        let sender = bind("127.0.0.1:0");
+        let to = SockAddr::from(receiver.local());
+        let sent = 40;
+        for _ in 0..sent {
+            sender.send_train(&to, &[IoSlice::new(&[0; 1000])], None).unwrap();
+        }
+        let mut arrived = 0;
+        while receiver.receive_train(&mut [0; 2000]).is_ok() {
+            arrived += 1;
+        }
+        assert!(arrived < sent, "the buffer was meant to overflow");
+        // The next one to arrive tells.
+        sender.send_train(&to, &[IoSlice::new(&[0; 10])], None).unwrap();
+        let datagram = receive(&receiver, &mut [0; 2000]);
+        assert_eq!(datagram.received.overflow, Some(sent - arrived));
+    });
+}
+
+#[test]
+fn says_when_the_buffer_was_too_small() {
+    in_new_namespace("says_when_the_buffer_was_too_small", || {
+        ip("link set lo up");
+        let receiver = bind("127.0.0.1:8285");
+        let to = SockAddr::from(receiver.local());
+        bind("127.0.0.1:0").send_train(&to, &[IoSlice::new(&[0; 100])], None).unwrap();
+        let datagram = receive(&receiver, &mut [0; 60]);
+        assert!(datagram.truncated);
+        assert_eq!(datagram.length, 60);
+    });
+}
+
+/// The limit is right: so many go, one more does not.
+#[test]
+fn probes_the_segment_limit() {
+    in_new_namespace("probes_the_segment_limit", || {
+        ip("link set lo up");
+        let limit = probe_segments_max(LOOPBACK);
+        assert_eq!(limit, bind("127.0.0.1:0").segments_max());
+        assert_eq!(limit, probe_segments_max(address("[::1]:0").ip()));
+        let socket = bind("127.0.0.1:8285");
+        let to = SockAddr::from(socket.local());
+        let send = |segments: u16| {
+            let payload = vec![0; usize::from(segments)];
+            let control = SegmentControl::new(1);
+            socket.send_train(&to, &[IoSlice::new(&payload)], Some(&control))
+        };
+        assert_eq!(send(limit).unwrap(), usize::from(limit));
+        assert_eq!(send(limit + 1).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    });
+}
+
+/// A container may have its loopback device down; then the address of another device serves. The
+/// device's own counters say that nothing left the machine.
+#[test]
+fn probes_without_a_loopback_device() {
+    in_new_namespace("probes_without_a_loopback_device", || {
+        let nowhere = probe_segments_max(LOOPBACK);
+        assert_eq!(nowhere, SEGMENTS_MAX_UNKNOWN);
+
+        add_underlay();
+        let limit = probe_segments_max(address("192.0.2.7:0").ip());
+        ip("link set lo up");
+        assert_eq!(limit, probe_segments_max(LOOPBACK));
+    });
+}
+
+/// `net.ipv4.ip_nonlocal_bind` lets anything be bound; the probe must not send there.
+#[test]
+fn probes_without_sending_to_others() {
+    in_new_namespace("probes_without_sending_to_others", || {
+        add_underlay();
+        ip("route add default via 192.0.2.1");
+        ip("neighbour add 192.0.2.1 lladdr 02:00:00:00:00:01 dev under");
+        std::fs::write("/proc/sys/net/ipv4/ip_nonlocal_bind", "1").unwrap();
+        let before = ip("-statistics -4 -json link show under");
+        let limit = probe_segments_max(address("198.51.100.9:0").ip());
+        assert_eq!(limit, SEGMENTS_MAX_UNKNOWN);
+        assert_eq!(ip("-statistics -4 -json link show under"), before);
+    });
+}
+
+#[test]
+fn refuses_a_segment_beyond_the_path() {
+    in_new_namespace("refuses_a_segment_beyond_the_path", || {
+        ip("link set lo mtu 1500 up");
+        let receiver = bind("127.0.0.1:8285");
+        let to = SockAddr::from(receiver.local());
+        let sender = bind("127.0.0.1:0");
+        let payload = [0; 1473];
+        let whole = sender.send_train(&to, &[IoSlice::new(&payload[..1472])], None);
+        assert_eq!(whole.unwrap(), 1472);
+        let error = sender.send_train(&to, &[IoSlice::new(&payload)], None).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+    });
+}
+
+#[test]
+fn reads_the_path_mtu() {
+    in_new_namespace("reads_the_path_mtu", || {
+        ip("link set lo mtu 1500 up");
+        ip("-6 address add 2001:db8::1/128 dev lo");
+        ip("route add local 192.0.2.9/32 dev lo mtu 1400");
+        let mtu = |local: &str, peer: &str| path_mtu(local.parse().unwrap(), address(peer));
+        assert_eq!(mtu("127.0.0.1", "127.0.0.1:8285").unwrap(), 1500);
+        assert_eq!(mtu("0.0.0.0", "127.0.0.1:8285").unwrap(), 1500);
+        assert_eq!(mtu("127.0.0.1", "192.0.2.9:8285").unwrap(), 1400);
+        assert_eq!(mtu("::1", "[2001:db8::1]:8285").unwrap(), 1500);
+        let error = mtu("127.0.0.1", "203.0.113.1:8285").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NetworkUnreachable);
+    });
+}
