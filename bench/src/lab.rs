@@ -155,15 +155,20 @@ impl Lab {
         })
     }
 
-    /// Lets a host lose this share of what arrives over the link, at random. Frames that GRO has
-    /// joined are lost one at a time, as on a real link.
+    /// Lets a host lose this share (1 to 99 percent) of what arrives over the link, at random.
+    /// GRO is off from then on at that end, so that frames are lost one at a time, as on a real link.
     pub fn lose_arrivals(&self, side: Side, percent: u32) -> Result<()> {
         let device = side.underlay_device();
-        // Before GRO joins them there is no hook in a veth pair, so GRO is off while losing.
+        ensure!((1..100).contains(&percent), "A share of {percent} percent is no random loss");
+        // nftables sees frames only after GRO has joined them.
         self.host(side).run(&["ethtool", "-K", device, "gro", "off"])?;
         let rules = format!(
-            "table netdev loss {{ chain arrivals {{ type filter hook ingress device {device} \
-             priority 0; numgen random mod 100 < {percent} drop; }} }}"
+            "table netdev loss {{
+                chain arrivals {{
+                    type filter hook ingress device {device} priority 0
+                    numgen random mod 100 < {percent} drop
+                }}
+            }}"
         );
         self.host(side).run(&["nft", &rules]).map(drop)
     }
