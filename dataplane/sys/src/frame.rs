@@ -10,7 +10,7 @@
 #![expect(unsafe_code, reason = "shares memory and a ring of buffers with the kernel")]
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     ops::Range,
     ptr::NonNull,
     rc::Rc,
@@ -52,9 +52,22 @@ struct Shared {
     handles: Box<[Cell<u16>]>,
     tail: Cell<u16>,
     held: Cell<u16>,
+    /// Frames that nobody holds, while no kernel ring does.
+    free: RefCell<Vec<u16>>,
+    registered: Cell<bool>,
 }
 
 impl Shared {
+    /// Nobody holds frame `index` any more.
+    fn give_back(&self, index: u16) {
+        self.held.set(self.held.get() - 1);
+        if self.registered.get() {
+            self.give_to_kernel(index);
+        } else {
+            self.free.borrow_mut().push(index);
+        }
+    }
+
     fn place(&self, index: u16) -> NonNull<u8> {
         let offset = usize::from(index) * self.shape.stride;
         debug_assert!(offset + self.shape.capacity <= self.memory.len(), "index is of this pool");
@@ -97,7 +110,8 @@ pub struct FramePool {
 
 impl FramePool {
     /// Cuts a pool out of `region`; `group` is the buffer group id it is registered under.
-    /// No frame belongs to the kernel until the pool is registered with a ring.
+    /// No frame belongs to the kernel until the pool is registered with a ring; until then
+    /// [`FramePool::free_frame`] hands them out.
     ///
     /// # Panics
     /// When `shape` is not what [`PoolShape`] says, or the region is too small.
@@ -114,7 +128,9 @@ impl FramePool {
             shape,
             handles,
             tail: Cell::new(0),
-            held: Cell::new(shape.frames),
+            held: Cell::new(0),
+            free: RefCell::new((0..shape.frames).rev().collect()),
+            registered: Cell::new(false),
         };
         FramePool { shared: Rc::new(shared), group }
     }
@@ -149,17 +165,30 @@ impl FramePool {
 
     /// Gives every frame to the kernel, once, after registration.
     pub(crate) fn fill(&self) {
-        for index in 0..self.shared.shape.frames {
+        assert_eq!(self.held(), 0, "a pool is registered before its frames are used");
+        self.shared.registered.set(true);
+        for index in self.shared.free.take() {
             self.shared.give_to_kernel(index);
         }
-        self.shared.held.set(0);
+    }
+
+    /// A frame that nobody holds, with whatever bytes it had, as long as its capacity. `None`
+    /// when all are held, and always once the pool is registered with a ring: the kernel chooses
+    /// then.
+    #[must_use]
+    pub fn free_frame(&self) -> Option<Frame> {
+        let index = self.shared.free.borrow_mut().pop()?;
+        let capacity = self.shared.shape.capacity;
+        // SAFETY: the index was in the free list, so no kernel ring and no handle has the frame.
+        Some(unsafe { self.take(index, capacity) })
     }
 
     /// Takes frame `index`, which a completion of this ring named, out of the kernel's hands.
     ///
     /// # Safety
-    /// The kernel has just handed this buffer over: `index` and `length` come from a completion
-    /// with `IORING_CQE_F_BUFFER` of a request in this pool's group, read once.
+    /// Nobody else has this buffer: `index` and `length` come from a completion with
+    /// `IORING_CQE_F_BUFFER` of a request in this pool's group, read once; or the index comes
+    /// from the free list.
     pub(crate) unsafe fn take(&self, index: u16, length: usize) -> Frame {
         let handles = &self.shared.handles[usize::from(index)];
         assert_eq!(handles.get(), 0, "the kernel hands over only frames that it had");
@@ -259,8 +288,7 @@ impl Drop for Frame {
         let handles = &self.shared.handles[usize::from(self.index)];
         handles.set(handles.get() - 1);
         if handles.get() == 0 {
-            self.shared.held.set(self.shared.held.get() - 1);
-            self.shared.give_to_kernel(self.index);
+            self.shared.give_back(self.index);
         }
     }
 }
@@ -298,6 +326,19 @@ mod tests {
         drop(other);
         assert_eq!(pool.held(), 0);
         assert_eq!(pool.shared.tail.get(), 5);
+    }
+
+    #[test]
+    fn a_pool_without_a_ring_hands_out_its_frames_itself() {
+        let region = Region::map(SHAPE.footprint()).unwrap();
+        let pool = FramePool::new(&region, SHAPE, 3);
+        let frames: Vec<Frame> = std::iter::from_fn(|| pool.free_frame()).collect();
+        assert_eq!(frames.len(), usize::from(SHAPE.frames));
+        assert_eq!(frames[0].len(), SHAPE.capacity);
+        drop(frames);
+        assert!(pool.free_frame().is_some());
+        pool.fill();
+        assert!(pool.free_frame().is_none());
     }
 
     #[test]

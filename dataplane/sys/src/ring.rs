@@ -110,8 +110,11 @@ impl Ring {
 
     /// Reads packets from the TUN device until a completion says `more: false`.
     pub fn arm_tun(&mut self) {
-        let entry =
-            opcode::ReadMulti::new(types::Fixed(fixed::TUN), 0, self.pools.tun.group()).build();
+        // io-uring 0.7.15 forgets FIXED_FILE when it builds this entry; without the flag the
+        // kernel would read from the process's descriptor of that number.
+        let entry = opcode::ReadMulti::new(types::Fixed(fixed::TUN), 0, self.pools.tun.group())
+            .build()
+            .flags(Flags::FIXED_FILE);
         self.push_lasting(entry.user_data(Kind::Packet.tag(0)));
     }
 
