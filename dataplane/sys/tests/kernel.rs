@@ -3,6 +3,8 @@
 //! them a test says `SKIPPED` and why.
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails must fail")]
 
+#[path = "kernel/limits.rs"]
+mod limits;
 #[path = "kernel/namespace.rs"]
 mod namespace;
 #[path = "kernel/tun.rs"]

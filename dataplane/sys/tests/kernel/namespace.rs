@@ -8,6 +8,7 @@ use std::thread;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use rustix::thread::CapabilitySet;
 
 /// One test at a time: a process forked by one (for `ip`) holds the descriptors of all others until
 /// it executes its program, so that what they have just closed would still be taken.
@@ -45,6 +46,14 @@ pub(crate) fn ip(words: &str) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {words}: {errors}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Take capabilities away from this thread, which ends with the test.
+pub(crate) fn give_up(capabilities: CapabilitySet) {
+    let mut sets = rustix::thread::capabilities(None).unwrap();
+    sets.effective.remove(capabilities);
+    sets.permitted.remove(capabilities);
+    rustix::thread::set_capabilities(None, sets).unwrap();
 }
 
 /// Say loudly that a test proved nothing here.

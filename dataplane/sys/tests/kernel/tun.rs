@@ -4,9 +4,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 
+use rustix::thread::CapabilitySet;
 use weft_sys::tun::{Offloads, Tun, TunError, TunOptions, VNET_HEADER_LENGTH, WithoutOffloads};
 
-use crate::namespace::{in_new_namespace_with_tun, ip};
+use crate::namespace::{give_up, in_new_namespace_with_tun, ip};
 
 const OPTIONS: TunOptions<'static> = TunOptions {
     name: "flannel0",
@@ -117,6 +118,18 @@ fn leaves_no_device_behind_after_an_error() {
         assert_eq!(error.to_string(), "Could not set the queue length");
         assert!(error.source().is_some());
         assert!(!ip("link show").contains("flannel0"));
+    });
+}
+
+#[test]
+fn names_the_missing_capability() {
+    in_new_namespace_with_tun("names_the_missing_capability", || {
+        give_up(CapabilitySet::NET_ADMIN);
+        let error = Tun::open(&OPTIONS).unwrap_err();
+        assert!(matches!(error, TunError::NoPermission { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("CAP_NET_ADMIN") && text.contains("--cap-add"), "{text}");
+        assert!(error.source().is_some());
     });
 }
 

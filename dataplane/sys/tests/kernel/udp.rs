@@ -3,12 +3,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::thread::CapabilitySet;
 use weft_sys::udp::{
     Datagram, Received, SEGMENTS_MAX_UNKNOWN, SegmentControl, SockAddr, SocketError, SocketOptions,
     UdpSocket, path_mtu, probe_segments_max,
 };
 
-use crate::namespace::{in_new_namespace, ip};
+use crate::namespace::{give_up, in_new_namespace, ip};
 
 const MIB: usize = 1 << 20;
 
@@ -114,6 +115,33 @@ fn forces_the_buffer_sizes() {
         let options = SocketOptions { receive_buffer: 32 * MIB, send_buffer: 16 * MIB, ..OPTIONS };
         let buffers = UdpSocket::bind(address("0.0.0.0:0"), &options).unwrap().buffers();
         assert_eq!((buffers.receive, buffers.send), (32 * MIB, 16 * MIB));
+    });
+}
+
+/// Then the host's limit is what is left, and it is not an error.
+#[test]
+fn takes_smaller_buffers_without_permission() {
+    in_new_namespace("takes_smaller_buffers_without_permission", || {
+        let limit = |name: &str| -> usize {
+            let text = std::fs::read_to_string(format!("/proc/sys/net/core/{name}_max")).unwrap();
+            text.trim().parse().unwrap()
+        };
+        let options = SocketOptions { receive_buffer: 1 << 29, send_buffer: 1 << 29, ..OPTIONS };
+        give_up(CapabilitySet::NET_ADMIN);
+        let buffers = UdpSocket::bind(address("0.0.0.0:0"), &options).unwrap().buffers();
+        assert_eq!((buffers.receive, buffers.send), (limit("rmem"), limit("wmem")));
+    });
+}
+
+#[test]
+fn names_a_privileged_port() {
+    in_new_namespace("names_a_privileged_port", || {
+        ip("link set lo up");
+        give_up(CapabilitySet::NET_BIND_SERVICE);
+        let error = UdpSocket::bind(address("127.0.0.1:500"), &OPTIONS).unwrap_err();
+        assert!(matches!(error, SocketError::PermissionDenied { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("127.0.0.1:500") && text.contains("NET_BIND_SERVICE"), "{text}");
     });
 }
 
