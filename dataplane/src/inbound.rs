@@ -78,9 +78,10 @@ impl<F: Framer> Inbound<F> {
         self.waiting.push(datagram);
     }
 
-    /// Whether a `run` now would do something.
-    pub(crate) fn has_work(&self, shared: &Shared) -> bool {
-        !self.waiting.is_empty() && shared.writes.free() >= WRITES_A_PACKET
+    /// Whether something waits that a `run` can handle, now or once the writes in the kernel are
+    /// back.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// Handles what is waiting, as far as writes go. They are in `shared.writes` then.

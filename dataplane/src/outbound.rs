@@ -83,11 +83,12 @@ impl<F: Framer> Outbound<F> {
         self.waiting.push_back(frame);
     }
 
-    /// Whether a `run` now would do something.
+    /// Whether something waits that a `run` can handle, now or once the trains in the kernel are
+    /// back. They come back without anything else happening, so nobody may sleep on it.
     pub(crate) fn has_work(&self) -> bool {
-        let work =
+        let waits =
             self.trains.has_retries() || self.unfinished.is_some() || !self.waiting.is_empty();
-        work && !self.is_blocked() && self.trains.free() > 0
+        waits && !self.is_blocked()
     }
 
     fn is_blocked(&self) -> bool {

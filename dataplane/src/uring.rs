@@ -113,7 +113,7 @@ impl<F: Framer> Engine<F> {
     }
 
     fn turn(&mut self) -> Result<(), String> {
-        let idle = !self.outbound.has_work() && !self.inbound.has_work(&self.shared);
+        let idle = !self.outbound.has_work() && !self.inbound.has_work();
         self.ring.enter(idle).map_err(|error| format!("io_uring cannot be entered: {error}"))?;
         self.shared.now_ms =
             u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
