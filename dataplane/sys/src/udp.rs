@@ -20,7 +20,7 @@ mod option;
 mod probe;
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 pub use address::SockAddr;
@@ -176,15 +176,5 @@ fn explain_bind(source: io::Error, address: SocketAddr) -> SocketError {
         io::ErrorKind::AddrNotAvailable => SocketError::AddressNotAvailable { address },
         io::ErrorKind::PermissionDenied => SocketError::PermissionDenied { address, source },
         _ => SocketError::Io { address, context: "bind the address", source },
-    }
-}
-
-/// The address of `ip` with any free port. `scope` counts for link-local IPv6 addresses only.
-fn any_port(ip: IpAddr, scope: u32) -> SocketAddr {
-    match ip {
-        IpAddr::V6(ip) if ip.is_unicast_link_local() => {
-            std::net::SocketAddrV6::new(ip, 0, 0, scope).into()
-        }
-        ip => SocketAddr::new(ip, 0),
     }
 }

@@ -38,11 +38,11 @@ pub(super) fn tail_sum(data: &[u8]) -> u64 {
     total
 }
 
-/// Add the upper parts to the lower ones until 16 bits are left.
+/// Add the upper parts to the lower ones until 16 bits are left. The first addition of each pair may
+/// carry into the next bit; the second then cannot.
 pub(super) fn fold(mut total: u64) -> u16 {
     total = (total & 0xffff_ffff) + (total >> 32);
     total = (total & 0xffff_ffff) + (total >> 32);
-    total = (total & 0xffff) + (total >> 16);
     total = (total & 0xffff) + (total >> 16);
     total = (total & 0xffff) + (total >> 16);
     total as u16

@@ -66,11 +66,6 @@ pub(super) fn set_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_UDP, libc::UDP_GRO, 1)
 }
 
-/// Use nothing but directly attached destinations, whatever the routes say.
-pub(super) fn set_direct_only(socket: BorrowedFd<'_>) -> io::Result<()> {
-    set(socket, libc::SOL_SOCKET, libc::SO_DONTROUTE, 1)
-}
-
 /// Does the kernel know `UDP_SEGMENT`?
 pub(super) fn has_segmentation(socket: BorrowedFd<'_>) -> bool {
     get(socket, libc::SOL_UDP, libc::UDP_SEGMENT).is_ok()

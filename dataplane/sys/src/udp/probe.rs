@@ -1,12 +1,12 @@
 //! What the kernel and the path allow, found by trying.
 
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsFd;
 
 use super::address::SockAddr;
 use super::control::SegmentControl;
-use super::{any_port, message, option};
+use super::{message, option};
 
 /// `UDP_MAX_SEGMENTS` of `include/linux/udp.h` since Linux 6.9.
 const SEGMENTS_NEW: u16 = 128;
@@ -19,18 +19,21 @@ pub const SEGMENTS_MAX_UNKNOWN: u16 = SEGMENTS_OLD;
 
 /// How many datagrams one send may carry on this kernel: 128, 64, or 1 if it cannot segment.
 ///
-/// Found by sending trains of single bytes from a socket to itself, first on the loopback address,
-/// then (a namespace may have its loopback device down) on `local`. Nothing leaves the machine:
-/// the destination is the address that the socket itself could bind, and it may not be routed.
-/// [`SEGMENTS_MAX_UNKNOWN`] if neither can be tried.
+/// The limit is the same for both families, so it is found with IPv4: by sending trains of single
+/// bytes from a socket to itself, first on the loopback address, then (a namespace may have its
+/// loopback device down) on `local`. [`SEGMENTS_MAX_UNKNOWN`] if neither can be tried.
+///
+/// Nothing leaves the machine: an IPv4 packet with a source that is not an address of this host
+/// finds no route (`ip_route_output_key_hash_rcu` of `net/ipv4/route.c`), even where
+/// `ip_nonlocal_bind` lets a socket have it, and what has the same address as destination is local.
+/// IPv6 has no such rule.
 #[must_use]
 pub fn probe_segments_max(local: IpAddr) -> u16 {
-    let loopback = match local {
-        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::LOCALHOST),
-    };
-    let tried = segments_max_at(loopback);
-    tried.or_else(|| segments_max_at(local)).unwrap_or(SEGMENTS_MAX_UNKNOWN)
+    let tried = segments_max_at(Ipv4Addr::LOCALHOST).or_else(|| match local {
+        IpAddr::V4(local) => segments_max_at(local),
+        IpAddr::V6(_) => None,
+    });
+    tried.unwrap_or(SEGMENTS_MAX_UNKNOWN)
 }
 
 /// The MTU of the path from `local` to `peer`, in bytes including the outer IP header: that of the
@@ -54,18 +57,16 @@ pub fn path_mtu(local: IpAddr, peer: SocketAddr) -> io::Result<u32> {
 }
 
 /// `None`: it could not be tried with this address.
-fn segments_max_at(ip: IpAddr) -> Option<u16> {
-    // The scope of a link-local address is not known here; binding one then fails.
+fn segments_max_at(ip: Ipv4Addr) -> Option<u16> {
     if ip.is_unspecified() {
         return None;
     }
-    let socket = option::open(ip).ok()?;
+    let socket = option::open(ip.into()).ok()?;
     // A kernel without segmentation ignores the control message and would send one datagram.
     if !option::has_segmentation(socket.as_fd()) {
         return Some(1);
     }
-    option::set_direct_only(socket.as_fd()).ok()?;
-    option::bind(socket.as_fd(), any_port(ip, 0)).ok()?;
+    option::bind(socket.as_fd(), SocketAddr::from((ip, 0))).ok()?;
     let to = SockAddr::from(socket.local_addr().ok()?);
     let attempt = |segments: u16| {
         let payload = [0; SEGMENTS_NEW as usize];
@@ -79,5 +80,13 @@ fn segments_max_at(ip: IpAddr) -> Option<u16> {
             attempt(SEGMENTS_OLD).ok().map(|_| SEGMENTS_OLD)
         }
         Err(_) => None,
+    }
+}
+
+/// The address of `ip` with any free port. `scope` counts for link-local IPv6 addresses only.
+fn any_port(ip: IpAddr, scope: u32) -> SocketAddr {
+    match ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => SocketAddrV6::new(ip, 0, 0, scope).into(),
+        ip => SocketAddr::new(ip, 0),
     }
 }

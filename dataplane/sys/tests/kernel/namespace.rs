@@ -16,6 +16,9 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Run `test` on a thread of its own in a new, empty network namespace.
 pub(crate) fn in_new_namespace(name: &str, test: impl FnOnce() + Send + 'static) {
+    if Command::new("ip").arg("-Version").output().is_err() {
+        return skip(name, "the program `ip` is not installed");
+    }
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let body = move || match unshare(CloneFlags::CLONE_NEWNET) {
         Ok(()) => {

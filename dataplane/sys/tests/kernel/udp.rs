@@ -266,19 +266,36 @@ fn probes_without_a_loopback_device() {
     });
 }
 
-/// `net.ipv4.ip_nonlocal_bind` lets anything be bound; the probe must not send there.
+/// `ip_nonlocal_bind` lets a socket have any address; the probe must not send there.
 #[test]
 fn probes_without_sending_to_others() {
     in_new_namespace("probes_without_sending_to_others", || {
         add_underlay();
-        ip("route add default via 192.0.2.1");
-        ip("neighbour add 192.0.2.1 lladdr 02:00:00:00:00:01 dev under");
-        std::fs::write("/proc/sys/net/ipv4/ip_nonlocal_bind", "1").unwrap();
-        let before = ip("-statistics -4 -json link show under");
-        let limit = probe_segments_max(address("198.51.100.9:0").ip());
-        assert_eq!(limit, SEGMENTS_MAX_UNKNOWN);
-        assert_eq!(ip("-statistics -4 -json link show under"), before);
+        ip("-6 address add 2001:db8::7/64 dev under nodad");
+        for (version, gateway, stranger) in
+            [(4, "192.0.2.1", "198.51.100.9:0"), (6, "2001:db8::1", "[2001:db8:1::9]:0")]
+        {
+            ip(&format!("-{version} route add default via {gateway}"));
+            ip(&format!("neighbour add {gateway} lladdr 02:00:00:00:00:01 dev under"));
+            let sysctl = format!("/proc/sys/net/ipv{version}/ip_nonlocal_bind");
+            std::fs::write(sysctl, "1").unwrap();
+            let before = datagrams_sent();
+            let limit = probe_segments_max(address(stranger).ip());
+            assert_eq!(limit, SEGMENTS_MAX_UNKNOWN);
+            assert_eq!(datagrams_sent(), before);
+        }
     });
+}
+
+/// UDP datagrams sent by this namespace, IPv4 and IPv6.
+fn datagrams_sent() -> [String; 2] {
+    let read =
+        |name: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap();
+    let (four, six) = (read("snmp"), read("snmp6"));
+    let four: Vec<_> = four.lines().filter_map(|line| line.strip_prefix("Udp: ")).collect();
+    let column = four[0].split(' ').position(|name| name == "OutDatagrams").unwrap();
+    let six = six.lines().find_map(|line| line.strip_prefix("Udp6OutDatagrams")).unwrap();
+    [four[1].split(' ').nth(column).unwrap().to_owned(), six.trim().to_owned()]
 }
 
 #[test]
