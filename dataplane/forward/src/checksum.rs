@@ -100,3 +100,86 @@ fn wide(address: [u8; 16]) -> u64 {
     let (high, low) = ((bits >> 64) as u64, bits as u64);
     (high >> 32) + (high & 0xffff_ffff) + (low >> 32) + (low & 0xffff_ffff)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn rfc_1071_example() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(naive(&bytes), 0xddf2);
+        assert_eq!(portable(&bytes), 0xddf2);
+    }
+
+    #[test]
+    fn empty_odd_and_full() {
+        for sum in [naive as Sum, portable] {
+            assert_eq!(sum(&[]), 0);
+            assert_eq!(sum(&[0xab]), 0xab00);
+            assert_eq!(sum(&[0; 33]), 0);
+            assert_eq!(sum(&[0xff; 65_535]), 0xff00);
+            assert_eq!(sum(&[0xff; 65_536]), 0xffff);
+        }
+    }
+
+    #[test]
+    fn rfc_1624_example() {
+        // Section 4: equation 3 does not give the other zero.
+        assert_eq!(replace(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+
+    #[test]
+    fn fold_takes_the_largest_sum() {
+        assert_eq!(fold(u64::MAX), 0xffff);
+        assert_eq!(fold(0xffff_ffff_0000_0000), 0xffff);
+        assert_eq!(fold(0x1_0000), 1);
+        assert_eq!(fold(0), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn portable_is_naive(bytes in vec(any::<u8>(), 0..3000), start in 0usize..8) {
+            let bytes = bytes.get(start..).unwrap_or_default();
+            prop_assert_eq!(portable(bytes), naive(bytes));
+        }
+
+        #[test]
+        fn sums_add_up(words in vec(any::<[u8; 2]>(), 0..100), tail in vec(any::<u8>(), 0..100)) {
+            let head: Vec<u8> = words.concat();
+            let all: Vec<u8> = [&head[..], &tail].concat();
+            prop_assert_eq!(add(portable(&head), portable(&tail)), portable(&all));
+        }
+
+        #[test]
+        fn replacing_is_summing_again(mut words in vec(any::<u16>(), 2..40), new: u16, at: usize) {
+            // A sum over nothing but zeros has two names; packets are never that.
+            words.push(0x4500);
+            let sum_all = |words: &[u16]| {
+                words.iter().fold(0, |sum, word| add(sum, *word))
+            };
+            let at = at % (words.len() - 1);
+            let before = !sum_all(&words);
+            let old = core::mem::replace(&mut words[at], new);
+            prop_assert_eq!(replace(before, old, new), !sum_all(&words));
+        }
+
+        #[test]
+        fn pseudo_headers_are_sums(source: [u8; 16], destination: [u8; 16], protocol: u8, length: u32) {
+            let v6 = [
+                &source[..], &destination, &length.to_be_bytes(), &[0, 0, 0, protocol],
+            ].concat();
+            prop_assert_eq!(pseudo_v6(source, destination, protocol, length), naive(&v6));
+            let (short, to): ([u8; 4], [u8; 4]) =
+                (source[..4].try_into().unwrap(), destination[..4].try_into().unwrap());
+            let half = length as u16;
+            let v4 = [&short[..], &to, &[0, protocol], &half.to_be_bytes()].concat();
+            prop_assert_eq!(pseudo_v4(short, to, protocol, half), naive(&v4));
+        }
+    }
+}

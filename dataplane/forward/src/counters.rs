@@ -218,3 +218,44 @@ counters! {
         inbound: Inbound, InboundSnapshot,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn exactly_what_was_added_has_moved() {
+        let counters = Counters::default();
+        counters.outbound.segments_in.add(5);
+        counters.outbound.segments_in.add(2);
+        counters.outbound.drops.add(DropReason::NoRoute, 3);
+        counters.inbound.drops.add(DropReason::Stopped, 1);
+        counters.turns.add(9);
+        let snapshot = counters.snapshot();
+        let moved = |fields: Vec<(&'static str, u64)>| {
+            fields.into_iter().filter(|(_, value)| *value != 0).collect::<Vec<_>>()
+        };
+        assert_eq!(moved(snapshot.fields().collect()), [("turns", 9)]);
+        assert_eq!(moved(snapshot.outbound.fields().collect()), [("segments_in", 7)]);
+        assert_eq!(moved(snapshot.inbound.fields().collect()), []);
+        let drops = |drops: DropsSnapshot| {
+            drops.iter().filter(|(_, count)| *count != 0).collect::<Vec<_>>()
+        };
+        assert_eq!(drops(snapshot.outbound.drops), [(DropReason::NoRoute, 3)]);
+        assert_eq!(drops(snapshot.inbound.drops), [(DropReason::Stopped, 1)]);
+    }
+
+    #[test]
+    fn workers_are_merged() {
+        let counters = Counters::default();
+        counters.inbound.bytes_in.add(u64::from(u32::MAX) + 1);
+        counters.inbound.drops.add(DropReason::Truncated, 4);
+        let mut total = counters.snapshot();
+        total.merge(&counters.snapshot());
+        assert_eq!(total.inbound.bytes_in, 1 << 33);
+        assert_eq!(total.inbound.drops.value(DropReason::Truncated), 8);
+        assert_eq!(total.inbound.drops.total(), 8);
+    }
+}

@@ -75,3 +75,23 @@ drop_reasons! {
     TunWriteFailed, "tun_write_failed", Inbound, "The device refused the packet.";
     Stopped, "stopped", Both, "The packet was still in a buffer when the worker stopped.";
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_machine_readable() {
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            let name = reason.name();
+            assert!(
+                name.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
+            );
+            assert!(reason.text().ends_with('.'), "{name}: {}", reason.text());
+            let same = DropReason::ALL.iter().filter(|other| other.name() == name).count();
+            assert_eq!(same, 1, "{name}");
+        }
+    }
+}

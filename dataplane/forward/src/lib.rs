@@ -29,3 +29,8 @@ pub mod table;
 pub mod tcp;
 pub mod udp;
 pub mod virtio;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

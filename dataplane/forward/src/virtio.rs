@@ -111,3 +111,62 @@ impl Header {
         *out = [needs | valid, kind | ecn, h0, h1, s0, s1, c0, c1, o0, o1];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: Header = Header {
+        gso: Gso::TcpV6,
+        ecn: true,
+        needs_checksum: true,
+        checksum_valid: false,
+        header_length: 0x0102,
+        segment_size: 0x0304,
+        checksum_start: 0x0506,
+        checksum_offset: 0x0708,
+    };
+    const BYTES: [u8; LENGTH] = [1, 0x84, 2, 1, 4, 3, 6, 5, 8, 7];
+
+    #[test]
+    fn golden_bytes() {
+        let mut out = [0xa5; LENGTH];
+        HEADER.write(&mut out);
+        assert_eq!(out, BYTES);
+        assert_eq!(Header::parse(&BYTES), Ok(HEADER));
+        Header::NONE.write(&mut out);
+        assert_eq!(out, [0; LENGTH]);
+        assert_eq!(Header::parse(&out), Ok(Header::NONE));
+    }
+
+    #[test]
+    fn every_truncation() {
+        for length in 0..LENGTH {
+            assert_eq!(Header::parse(&BYTES[..length]), Err(DropReason::BadVirtioHeader));
+        }
+    }
+
+    #[test]
+    fn every_kind() {
+        for kind in 0..=255 {
+            let known = [
+                (GSO_NONE, Gso::None),
+                (GSO_TCP_V4, Gso::TcpV4),
+                (GSO_TCP_V6, Gso::TcpV6),
+                (GSO_UDP_L4, Gso::Udp),
+            ];
+            let expected = known.iter().find(|(value, _)| *value == kind & !GSO_ECN);
+            let parsed = Header::parse(&[2, kind, 0, 0, 0, 0, 0, 0, 0, 0]);
+            match expected {
+                None => assert_eq!(parsed, Err(DropReason::BadVirtioHeader)),
+                Some((_, gso)) => {
+                    let ecn = kind & GSO_ECN != 0;
+                    assert_eq!(
+                        parsed,
+                        Ok(Header { gso: *gso, ecn, checksum_valid: true, ..Header::NONE })
+                    );
+                }
+            }
+        }
+    }
+}

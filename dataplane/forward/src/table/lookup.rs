@@ -196,3 +196,49 @@ fn find_sorted<W: Ord + Copy>(sorted: &[(W, u16)], wanted: W) -> Option<u16> {
     let found = sorted.binary_search_by(|(address, _)| address.cmp(&wanted)).ok()?;
     sorted.get(found).map(|(_, position)| *position)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::btree_set;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn prefix(net: &str) -> Prefix<u32> {
+        Prefix::from(net.parse::<Ipv4Net>().unwrap())
+    }
+
+    fn is_direct(nets: &[&str]) -> bool {
+        let subnets = nets.iter().map(|net| prefix(net)).zip(0..).collect();
+        matches!(Lookup::new(subnets).unwrap(), Lookup::Direct { .. })
+    }
+
+    #[test]
+    fn the_index_is_used_where_it_is_small() {
+        assert!(is_direct(&["10.0.0.0/24", "10.255.255.0/24"]));
+        assert!(is_direct(&["10.0.0.0/24", "13.255.255.0/24"]));
+        assert!(!is_direct(&["10.0.0.0/24", "14.0.0.0/24"]));
+        assert!(!is_direct(&["10.0.0.0/24", "10.0.1.0/25"]));
+        assert!(!is_direct(&["0.0.0.0/0"]));
+        assert!(is_direct(&["10.0.0.1/32"]));
+        assert!(!is_direct(&[]));
+    }
+
+    proptest! {
+        #[test]
+        fn index_and_prefix_agree(bases in btree_set(0u32..1000, 1..50), probes: [u32; 32]) {
+            let net = |index: u32| prefix(&std::format!("10.{}.{}.0/24", index >> 8, index & 255));
+            let mut subnets: Vec<_> = bases.iter().map(|index| net(*index)).zip(0..).collect();
+            let direct = Lookup::new(subnets.clone()).unwrap();
+            let is_direct = matches!(direct, Lookup::Direct { .. });
+            prop_assert!(is_direct);
+            subnets.sort_unstable_by_key(|(prefix, _)| prefix.base);
+            let by_prefix = Lookup::Longest(subnets);
+            for probe in probes {
+                let address = 0x0a00_0000 + (probe & 0x7_ffff) - 0x1000;
+                prop_assert_eq!(direct.find(address), by_prefix.find(address));
+                prop_assert_eq!(direct.find(probe), by_prefix.find(probe));
+            }
+        }
+    }
+}

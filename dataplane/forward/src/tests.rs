@@ -1,0 +1,6 @@
+//! Tests that go through several parts.
+
+mod hostile;
+mod oracle;
+mod round_trip;
+mod wire;
