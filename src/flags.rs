@@ -106,6 +106,13 @@ impl Flags {
         self.value(name).as_integer().expect("an integer flag holds an integer")
     }
 
+    /// The value of any flag as text.
+    pub fn show(&self, name: &str) -> String {
+        self.set
+            .get(name)
+            .map_or_else(|| definition(name).default.to_owned(), |(_, value)| value.to_string())
+    }
+
     /// Arguments after the last flag. flanneld ignores them without a word, which hides mistakes
     /// like `--ip-masq false`.
     pub fn ignored(&self) -> &[String] {
@@ -122,8 +129,7 @@ impl Flags {
         let shown = ALL.iter().filter(|flag| flag.name != "version").map(|flag| {
             let value = match self.set.get(flag.name) {
                 Some(_) if flag.secret => "***".to_owned(),
-                Some((_, value)) => value.to_string(),
-                None => flag.default.to_owned(),
+                _ => self.show(flag.name),
             };
             format!("{}={value}", flag.name)
         });

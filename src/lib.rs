@@ -1,4 +1,7 @@
 //! The weft program as a library: the command line, the daemon that ties the control loop to the
 //! packet workers, and the commands that ask a running daemon.
 
+pub mod admin;
 pub mod flags;
+pub mod logging;
+pub mod options;

@@ -1,0 +1,198 @@
+//! Asking a running daemon: what goes over the admin socket.
+//!
+//! A client connects to the Unix socket, writes one line of JSON, `{"cmd":"status"}`, and reads one
+//! line of JSON, the answer, or `{"error":…}`. The connection then is ready for the next line.
+
+pub mod client;
+pub mod server;
+pub mod show;
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Bytes of a request line. Every request is far shorter; this bounds what a stranger can make the
+/// daemon hold.
+pub const REQUEST_BYTES_MAX: usize = 4096;
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Question {
+    /// State of the daemon: [`Status`].
+    Status,
+    /// The other hosts: [`Peers`].
+    Peers,
+    /// Packets that were not handed on, and why: [`Drops`].
+    Drops,
+}
+
+/// One line from a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// What is asked.
+    pub cmd: Question,
+}
+
+/// Answer when the request was not understood or not allowed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// A sentence for people.
+    pub error: String,
+}
+
+/// State of the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it was started.
+    pub uptime_seconds: u64,
+    /// As `/readyz` says it.
+    pub ready: bool,
+    /// Why it is not ready, or what else is wrong; empty if all is well.
+    pub problems: Vec<String>,
+    /// Where leases and config come from.
+    pub source: String,
+    /// The network config in force.
+    pub network: Option<Network>,
+    /// The interface for traffic between hosts.
+    pub interface: Option<Interface>,
+    /// This host's lease.
+    pub lease: Option<Lease>,
+    /// How packets are moved.
+    pub engine: Option<Engine>,
+    /// What the workers counted.
+    pub traffic: Option<Traffic>,
+    /// How many other hosts packets can be sent to.
+    pub peers: usize,
+}
+
+/// The part of the network config that matters here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// IPv4 network, CIDR text.
+    pub ipv4: Option<String>,
+    /// IPv6 network, CIDR text.
+    pub ipv6: Option<String>,
+    /// Backend type.
+    pub backend: String,
+    /// UDP port, the same on all hosts.
+    pub port: u16,
+}
+
+/// The interface for traffic between hosts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// The addresses our sockets are bound to.
+    pub addresses: Vec<IpAddr>,
+    /// The addresses that other hosts send to.
+    pub public_addresses: Vec<IpAddr>,
+}
+
+/// This host's lease.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Lease {
+    /// IPv4 subnet, CIDR text.
+    pub subnet: Option<String>,
+    /// IPv6 subnet, CIDR text.
+    pub ipv6_subnet: Option<String>,
+    /// MTU of the overlay in bytes.
+    pub mtu: u16,
+}
+
+/// How packets are moved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Engine {
+    /// `uring`.
+    pub name: String,
+    /// Why this one.
+    pub reason: String,
+    /// The overlay's device.
+    pub device: String,
+    /// Parts and offloads in use, each by its name.
+    pub features: Map<String, Value>,
+}
+
+/// What the workers counted, by the names of the counters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// From the device to the peers.
+    pub outbound: Map<String, Value>,
+    /// From the peers to the device.
+    pub inbound: Map<String, Value>,
+    /// Both or neither.
+    pub other: Map<String, Value>,
+}
+
+/// The other hosts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Peers {
+    /// By slot.
+    pub peers: Vec<Peer>,
+}
+
+/// Another host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its place in the workers' arrays.
+    pub slot: u16,
+    /// How often the place was given to somebody.
+    pub generation: u32,
+    /// IPv4 subnet, CIDR text.
+    pub subnet: Option<String>,
+    /// IPv6 subnet, CIDR text.
+    pub ipv6_subnet: Option<String>,
+    /// Where its packets are sent.
+    pub outer: SocketAddr,
+    /// Addresses its packets may come from.
+    pub addresses: Vec<IpAddr>,
+    /// It takes IPv6 packets inside.
+    pub takes_ipv6: bool,
+    /// MTU of the way to it in bytes, where the workers found it smaller than expected.
+    pub path_mtu: Option<u16>,
+    /// The kernel segments trains to it.
+    pub segmentation: bool,
+}
+
+/// Packets that were not handed on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Drops {
+    /// From the device to the peers.
+    pub outbound: Vec<Drop>,
+    /// From the peers to the device.
+    pub inbound: Vec<Drop>,
+    /// Losses that the kernel counted around us.
+    pub kernel: Vec<Drop>,
+    /// Kernel counters that look like losses and are none of ours.
+    pub not_loss: Vec<Drop>,
+}
+
+/// One reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drop {
+    /// Name for programs.
+    pub reason: String,
+    /// Inner packets, or what the text says.
+    pub count: u64,
+    /// The cause as a sentence.
+    pub text: String,
+}
+
+/// What can answer. The server calls it on the control thread, so it must not wait.
+pub trait Answers: Send + Sync + 'static {
+    /// State of the daemon.
+    fn status(&self) -> Status;
+    /// The other hosts.
+    fn peers(&self) -> Peers;
+    /// Packets not handed on.
+    fn drops(&self) -> Drops;
+}

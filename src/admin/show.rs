@@ -1,0 +1,144 @@
+//! Answers as tables for people.
+
+use serde_json::{Map, Value};
+
+use super::{Drop, Drops, Peers, Status, Traffic};
+
+/// `weft status`.
+pub fn status(status: &Status) -> String {
+    let mut rows = vec![
+        ("version".to_owned(), status.version.clone()),
+        ("process".to_owned(), format!("{}, up {}", status.pid, duration(status.uptime_seconds))),
+        ("ready".to_owned(), if status.ready { "yes" } else { "no" }.to_owned()),
+    ];
+    rows.extend(status.problems.iter().map(|problem| ("  problem".to_owned(), problem.clone())));
+    rows.push(("source".to_owned(), status.source.clone()));
+    if let Some(network) = &status.network {
+        rows.push(("network".to_owned(), join([&network.ipv4, &network.ipv6])));
+        rows.push(("backend".to_owned(), format!("{}, port {}", network.backend, network.port)));
+    }
+    if let Some(interface) = &status.interface {
+        let name = format!("{}, MTU {}", interface.name, interface.mtu);
+        rows.push(("interface".to_owned(), name));
+        rows.push(("addresses".to_owned(), list(&interface.addresses)));
+        rows.push(("public addresses".to_owned(), list(&interface.public_addresses)));
+    }
+    if let Some(lease) = &status.lease {
+        rows.push(("subnet".to_owned(), join([&lease.subnet, &lease.ipv6_subnet])));
+        rows.push(("MTU".to_owned(), lease.mtu.to_string()));
+    }
+    if let Some(engine) = &status.engine {
+        rows.push(("engine".to_owned(), format!("{} ({})", engine.name, engine.reason)));
+        rows.push(("device".to_owned(), engine.device.clone()));
+        rows.extend(named("  ", &engine.features));
+    }
+    rows.push(("peers".to_owned(), status.peers.to_string()));
+    if let Some(traffic) = &status.traffic {
+        rows.extend(traffic_rows(traffic));
+    }
+    columns(&rows)
+}
+
+/// `weft peers`.
+pub fn peers(peers: &Peers) -> String {
+    if peers.peers.is_empty() {
+        return "No peers: no other host has a lease.\n".to_owned();
+    }
+    let head = ["SUBNET", "SENT TO", "IPV6 INSIDE", "PATH MTU", "SEGMENTATION"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(peers.peers.iter().map(|peer| {
+        vec![
+            join([&peer.subnet, &peer.ipv6_subnet]),
+            peer.outer.to_string(),
+            if peer.takes_ipv6 { "yes" } else { "no" }.to_owned(),
+            peer.path_mtu.map_or_else(|| "full".to_owned(), |mtu| mtu.to_string()),
+            if peer.segmentation { "kernel" } else { "off" }.to_owned(),
+        ]
+    }));
+    table(&rows)
+}
+
+/// `weft drops`.
+pub fn drops(drops: &Drops) -> String {
+    let sections = [
+        ("Outbound, from the device to the peers", &drops.outbound),
+        ("Inbound, from the peers to the device", &drops.inbound),
+        ("Dropped by the kernel around us", &drops.kernel),
+        ("Kernel counters that are not loss of ours", &drops.not_loss),
+    ];
+    let shown: Vec<String> = sections.map(|(title, lines)| section(title, lines)).into();
+    shown.join("\n")
+}
+
+fn section(title: &str, lines: &[Drop]) -> String {
+    if lines.is_empty() {
+        return format!("{title}: nothing\n");
+    }
+    let rows: Vec<Vec<String>> = lines
+        .iter()
+        .map(|line| vec![format!("  {}", line.count), line.reason.clone(), line.text.clone()])
+        .collect();
+    format!("{title}:\n{}", table(&rows))
+}
+
+fn traffic_rows(traffic: &Traffic) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    for (title, numbers) in
+        [("outbound", &traffic.outbound), ("inbound", &traffic.inbound), ("other", &traffic.other)]
+    {
+        rows.push((title.to_owned(), String::new()));
+        rows.extend(named("  ", numbers));
+    }
+    rows
+}
+
+fn named(indent: &str, values: &Map<String, Value>) -> Vec<(String, String)> {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    values
+        .iter()
+        .map(|(name, value)| (format!("{indent}{}", name.replace('_', " ")), text(value)))
+        .collect()
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn join(parts: [&Option<String>; 2]) -> String {
+    parts.into_iter().flatten().cloned().collect::<Vec<_>>().join(", ")
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let clock = format!("{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60);
+    if days == 0 { clock } else { format!("{days} d {clock}") }
+}
+
+fn columns(rows: &[(String, String)]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|(name, value)| vec![name.clone(), value.clone()]).collect();
+    table(&rows)
+}
+
+/// Columns two blanks apart, as wide as their longest cell.
+fn table(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            line.push_str(&format!("{cell:<width$}  ", width = width(column).unwrap_or(0)));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+use super::*;
+use crate::admin::{Engine, Interface, Lease, Network, Peer};
+
+#[test]
+fn a_running_daemon_shows_everything() {
+    let counted = |name: &str| Map::from_iter([(name.to_owned(), Value::from(7))]);
+    let text = status(&Status {
+        version: "1.2.3".into(),
+        pid: 42,
+        uptime_seconds: 90_061,
+        ready: true,
+        problems: vec![],
+        source: "directory /leases".into(),
+        network: Some(Network {
+            ipv4: Some("10.244.0.0/16".into()),
+            ipv6: Some("fd00::/48".into()),
+            backend: "udp".into(),
+            port: 8285,
+        }),
+        interface: Some(Interface {
+            name: "u1".into(),
+            mtu: 1500,
+            addresses: vec!["10.168.0.2".parse().unwrap()],
+            public_addresses: vec!["198.51.100.2".parse().unwrap()],
+        }),
+        lease: Some(Lease { subnet: Some("10.244.1.0/24".into()), ipv6_subnet: None, mtu: 1472 }),
+        engine: Some(Engine {
+            name: "uring".into(),
+            reason: "chosen by itself".into(),
+            device: "flannel0".into(),
+            features: Map::from_iter([("segments_max".into(), Value::from(128))]),
+        }),
+        traffic: Some(Traffic {
+            outbound: counted("segments_in"),
+            inbound: counted("bytes_in"),
+            other: counted("turns"),
+        }),
+        peers: 3,
+    });
+    assert_eq!(
+        text,
+        "\
+version           1.2.3
+process           42, up 1 d 01:01:01
+ready             yes
+source            directory /leases
+network           10.244.0.0/16, fd00::/48
+backend           udp, port 8285
+interface         u1, MTU 1500
+addresses         10.168.0.2
+public addresses  198.51.100.2
+subnet            10.244.1.0/24
+MTU               1472
+engine            uring (chosen by itself)
+device            flannel0
+  segments max    128
+peers             3
+outbound
+  segments in     7
+inbound
+  bytes in        7
+other
+  turns           7
+"
+    );
+}
+
+#[test]
+fn a_waiting_daemon_says_why() {
+    let text = status(&Status {
+        problems: vec!["no network config".into(), "another".into()],
+        ..Status::default()
+    });
+    assert!(
+        text.contains("ready      no\n  problem  no network config\n  problem  another\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn peers_line_up() {
+    let peer = Peer {
+        slot: 0,
+        generation: 1,
+        subnet: Some("10.244.2.0/24".into()),
+        ipv6_subnet: Some("fd00:2::/64".into()),
+        outer: "10.168.0.3:8285".parse().unwrap(),
+        addresses: vec![],
+        takes_ipv6: true,
+        path_mtu: None,
+        segmentation: true,
+    };
+    let limited = Peer {
+        subnet: Some("10.244.3.0/24".into()),
+        ipv6_subnet: None,
+        takes_ipv6: false,
+        path_mtu: Some(1280),
+        segmentation: false,
+        ..peer.clone()
+    };
+    assert_eq!(
+        peers(&Peers { peers: vec![peer, limited] }),
+        "\
+SUBNET                      SENT TO          IPV6 INSIDE  PATH MTU  SEGMENTATION
+10.244.2.0/24, fd00:2::/64  10.168.0.3:8285  yes          full      kernel
+10.244.3.0/24               10.168.0.3:8285  no           1280      off
+"
+    );
+    assert_eq!(peers(&Peers::default()), "No peers: no other host has a lease.\n");
+}
+
+#[test]
+fn drops_are_shown_by_direction() {
+    let line = |reason: &str| Drop { reason: reason.into(), count: 12, text: "Because.".into() };
+    let text = drops(&Drops {
+        outbound: vec![line("no_route")],
+        inbound: vec![],
+        kernel: vec![line("tx_dropped")],
+        not_loss: vec![],
+    });
+    assert_eq!(
+        text,
+        "\
+Outbound, from the device to the peers:
+  12  no_route  Because.
+
+Inbound, from the peers to the device: nothing
+
+Dropped by the kernel around us:
+  12  tx_dropped  Because.
+
+Kernel counters that are not loss of ours: nothing
+"
+    );
+}

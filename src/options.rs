@@ -1,0 +1,211 @@
+//! The daemon's settings: flags that were understood, checked against each other and against what
+//! is built, as one value. Every mistake is reported at once.
+
+mod unbuilt;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use weft_sys::tun::WithoutOffloads;
+
+use crate::flags::{Flags, Mistake, definition};
+
+/// Where subcommands look for the daemon, and where it listens with flanneld's own subnet file.
+pub const ADMIN_SOCKET: &str = "/run/weft/weft.sock";
+
+/// Where the daemon keeps its state with flanneld's own subnet file.
+pub const STATE_DIRECTORY: &str = "/var/lib/weft";
+
+/// `subnet-lease-renew-margin` must be above 0 and below this: minutes of a lease's whole life.
+const RENEW_MARGIN_END: i64 = 24 * 60;
+
+/// What the daemon was asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Directory with the network config and the leases.
+    pub lease_directory: PathBuf,
+    /// How to choose the interface for traffic between hosts.
+    pub interface: InterfaceOptions,
+    /// File for container runtimes.
+    pub subnet_file: PathBuf,
+    /// Where to answer health probes, if at all.
+    pub health: Option<SocketAddr>,
+    /// Where to answer subcommands.
+    pub admin_socket: PathBuf,
+    /// What must survive a restart.
+    pub state_directory: PathBuf,
+    /// `--engine` was given, rather than left to us.
+    pub engine_was_asked_for: bool,
+    /// Features of the kernel not to use.
+    pub without: Without,
+}
+
+/// How to choose the interface; see the flags of the same names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceOptions {
+    /// `--iface`, in order.
+    pub names: Vec<String>,
+    /// `--iface-regex`, in order.
+    pub patterns: Vec<String>,
+    /// `--iface-can-reach`.
+    pub can_reach: Option<IpAddr>,
+    /// `--public-ip`.
+    pub public_ipv4: Option<Ipv4Addr>,
+    /// `--public-ipv6`.
+    pub public_ipv6: Option<Ipv6Addr>,
+}
+
+/// Features of the kernel not to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Without {
+    /// Of the device.
+    pub tun: WithoutOffloads,
+    /// Sending trains of datagrams.
+    pub udp_gso: bool,
+    /// Receiving trains of datagrams.
+    pub udp_gro: bool,
+}
+
+impl Options {
+    /// Checks the flags.
+    pub fn check(flags: &Flags) -> Result<Self, Vec<Mistake>> {
+        let mut mistakes = unbuilt::refusals(flags);
+        let mut checker = Checker { flags, mistakes: &mut mistakes };
+        checker.renew_margin();
+        checker.workers();
+        let interface = checker.interface();
+        let health = checker.health();
+        let (admin_socket, state_directory) = checker.places();
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        Ok(Self {
+            lease_directory: flags.text("lease-dir").into(),
+            interface,
+            subnet_file: flags.text("subnet-file").into(),
+            health,
+            admin_socket,
+            state_directory,
+            engine_was_asked_for: flags.text("engine") != "auto",
+            without: without(flags),
+        })
+    }
+}
+
+/// Flags that were set and change nothing, because `--lease-dir` chose another source.
+pub fn unused(flags: &Flags) -> Vec<&'static str> {
+    unbuilt::ETCD.iter().copied().filter(|name| flags.origin(name).is_some()).collect()
+}
+
+struct Checker<'a> {
+    flags: &'a Flags,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+impl Checker<'_> {
+    fn mistake(&mut self, sentence: String) {
+        self.mistakes.push(Mistake(sentence));
+    }
+
+    fn renew_margin(&mut self) {
+        let margin = self.flags.integer("subnet-lease-renew-margin");
+        if !(1..RENEW_MARGIN_END).contains(&margin) {
+            self.mistake(format!(
+                "--subnet-lease-renew-margin is {margin}; it must be above 0 and below \
+                 {RENEW_MARGIN_END} minutes"
+            ));
+        }
+    }
+
+    fn workers(&mut self) {
+        let workers = self.flags.integer("workers");
+        if workers < 1 {
+            self.mistake(format!("--workers is {workers}; it must be at least 1"));
+        }
+    }
+
+    fn interface(&mut self) -> InterfaceOptions {
+        InterfaceOptions {
+            names: self.flags.list("iface").to_vec(),
+            patterns: self.flags.list("iface-regex").to_vec(),
+            can_reach: self.address("iface-can-reach", "an IP address"),
+            public_ipv4: self.address("public-ip", "an IPv4 address"),
+            public_ipv6: self.address("public-ipv6", "an IPv6 address"),
+        }
+    }
+
+    /// The address in a flag; empty means none.
+    fn address<A: std::str::FromStr>(&mut self, name: &str, wanted: &str) -> Option<A> {
+        let text = self.flags.text(name);
+        if text.is_empty() {
+            return None;
+        }
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.mistake(format!("--{name} is {text:?}; it must be {wanted}"));
+        }
+        address
+    }
+
+    fn health(&mut self) -> Option<SocketAddr> {
+        let port = self.flags.integer("healthz-port");
+        if port <= 0 {
+            return None;
+        }
+        let Ok(port) = u16::try_from(port) else {
+            self.mistake(format!("--healthz-port is {port}; it must be at most {}", u16::MAX));
+            return None;
+        };
+        if self.flags.text("healthz-ip").is_empty() {
+            return Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+        }
+        let ip: IpAddr = self.address("healthz-ip", "an IP address")?;
+        Some(SocketAddr::new(ip, port))
+    }
+
+    /// Admin socket and state directory, each as given or by the stem of the subnet file.
+    fn places(&mut self) -> (PathBuf, PathBuf) {
+        let (socket, state) = default_places(Path::new(self.flags.text("subnet-file")))
+            .unwrap_or_else(|| {
+                let text = self.flags.text("subnet-file");
+                self.mistake(format!("--subnet-file is {text:?}; it must name a file"));
+                Default::default()
+            });
+        let given = |name: &str, default: PathBuf| match self.flags.text(name) {
+            "" => default,
+            path => path.into(),
+        };
+        (given("admin-socket", socket), given("state-dir", state))
+    }
+}
+
+/// Several daemons on one host are told apart by their subnet files, as flanneld's users do it, so
+/// the other places follow: `/vxlan.env` gives `/run/weft/vxlan.sock` and `/var/lib/weft/vxlan`.
+fn default_places(subnet_file: &Path) -> Option<(PathBuf, PathBuf)> {
+    let stem = subnet_file.file_stem()?;
+    if subnet_file == Path::new(definition("subnet-file").default) {
+        return Some((ADMIN_SOCKET.into(), STATE_DIRECTORY.into()));
+    }
+    let mut socket_name = stem.to_owned();
+    socket_name.push(".sock");
+    Some((
+        Path::new(ADMIN_SOCKET).with_file_name(socket_name),
+        Path::new(STATE_DIRECTORY).join(stem),
+    ))
+}
+
+fn without(flags: &Flags) -> Without {
+    let has = |feature: &str| flags.list("without").iter().any(|given| given == feature);
+    Without {
+        tun: WithoutOffloads {
+            checksum: has("tun-csum"),
+            tso: has("tun-tso"),
+            uso: has("tun-uso"),
+        },
+        udp_gso: has("udp-gso"),
+        udp_gro: has("udp-gro"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+use super::*;
+use crate::flags::Command;
+
+fn check(arguments: &[&str]) -> Result<Options, Vec<String>> {
+    check_with(arguments, &[])
+}
+
+fn check_with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Options, Vec<String>> {
+    let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
+    let variable = |name: &str| {
+        variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    };
+    let Ok(Command::Run(flags)) = Flags::parse(&arguments, variable) else {
+        panic!("{arguments:?} do not parse");
+    };
+    Options::check(&flags)
+        .map_err(|mistakes| mistakes.into_iter().map(|mistake| mistake.0).collect())
+}
+
+#[test]
+fn the_least_that_is_needed() {
+    let options = check(&["--lease-dir=/leases"]).unwrap();
+    assert_eq!(
+        options,
+        Options {
+            lease_directory: "/leases".into(),
+            interface: InterfaceOptions::default(),
+            subnet_file: "/run/flannel/subnet.env".into(),
+            health: None,
+            admin_socket: "/run/weft/weft.sock".into(),
+            state_directory: "/var/lib/weft".into(),
+            engine_was_asked_for: false,
+            without: Without::default(),
+        }
+    );
+}
+
+#[test]
+fn every_flag_with_a_function_is_used() {
+    let options = check(&[
+        "--lease-dir=/leases",
+        "--iface=u1",
+        "--iface=10.0.0.1",
+        "--iface-regex=^u",
+        "--iface-can-reach=192.0.2.1",
+        "--public-ip=198.51.100.7",
+        "--public-ipv6=2001:db8::7",
+        "--subnet-file=/vxlan.env",
+        "--healthz-ip=::1",
+        "--healthz-port=8080",
+        "--engine=uring",
+        "--workers=1",
+        "--on-lease-loss=hold",
+        "--without=tun-tso,tun-uso,tun-csum,udp-gso,udp-gro",
+    ])
+    .unwrap();
+    assert_eq!(
+        options.interface,
+        InterfaceOptions {
+            names: vec!["u1".into(), "10.0.0.1".into()],
+            patterns: vec!["^u".into()],
+            can_reach: Some("192.0.2.1".parse().unwrap()),
+            public_ipv4: Some("198.51.100.7".parse().unwrap()),
+            public_ipv6: Some("2001:db8::7".parse().unwrap()),
+        }
+    );
+    assert_eq!(options.health, Some("[::1]:8080".parse().unwrap()));
+    assert!(options.engine_was_asked_for);
+    assert_eq!(
+        options.without,
+        Without {
+            tun: WithoutOffloads { checksum: true, tso: true, uso: true },
+            udp_gso: true,
+            udp_gro: true,
+        }
+    );
+}
+
+#[test]
+fn each_feature_switches_off_what_it_names() {
+    type Switch = fn(&Without) -> bool;
+    let switches: [(&str, Switch); 5] = [
+        ("tun-csum", |without| without.tun.checksum),
+        ("tun-tso", |without| without.tun.tso),
+        ("tun-uso", |without| without.tun.uso),
+        ("udp-gso", |without| without.udp_gso),
+        ("udp-gro", |without| without.udp_gro),
+    ];
+    for (feature, _) in switches {
+        let options = check(&["--lease-dir=/l", "--without", feature]).unwrap();
+        for (other, switch) in switches {
+            assert_eq!(switch(&options.without), other == feature, "{feature} and {other}");
+        }
+    }
+}
+
+#[test]
+fn places_follow_the_stem_of_the_subnet_file() {
+    for (subnet_file, socket, state) in [
+        ("/run/flannel/subnet.env", "/run/weft/weft.sock", "/var/lib/weft"),
+        ("/run/flannel//subnet.env", "/run/weft/weft.sock", "/var/lib/weft"),
+        ("/vxlan.env", "/run/weft/vxlan.sock", "/var/lib/weft/vxlan"),
+        ("/tmp/subnet.env", "/run/weft/subnet.sock", "/var/lib/weft/subnet"),
+        ("a.b.env", "/run/weft/a.b.sock", "/var/lib/weft/a.b"),
+        ("plain", "/run/weft/plain.sock", "/var/lib/weft/plain"),
+    ] {
+        let options = check(&["--lease-dir=/l", "--subnet-file", subnet_file]).unwrap();
+        assert_eq!(options.admin_socket, Path::new(socket), "{subnet_file}");
+        assert_eq!(options.state_directory, Path::new(state), "{subnet_file}");
+    }
+    let options = check(&[
+        "--lease-dir=/l",
+        "--subnet-file=/vxlan.env",
+        "--admin-socket=/a",
+        "--state-dir=/s",
+    ])
+    .unwrap();
+    assert_eq!(options.admin_socket, Path::new("/a"));
+    assert_eq!(options.state_directory, Path::new("/s"));
+}
+
+#[test]
+fn what_has_no_function_is_refused_when_set() {
+    for (argument, sentence) in [
+        ("--kube-subnet-mgr", "--kube-subnet-mgr: the Kubernetes source is not built yet"),
+        ("--kube-api-url=http://x", "--kube-api-url: "),
+        ("--kubeconfig-file=/x", "--kubeconfig-file: "),
+        ("--kube-annotation-prefix=x", "--kube-annotation-prefix: "),
+        ("--net-config-path=/x", "--net-config-path: "),
+        ("--set-node-network-unavailable=true", "--set-node-network-unavailable: "),
+        ("--ip-masq", "--ip-masq: masquerading is not built yet"),
+        ("--ip-masq-fully-random-disable", "--ip-masq-fully-random-disable: "),
+        ("--iptables-resync=5", "--iptables-resync: "),
+        ("--iptables-forward-rules=true", "--iptables-forward-rules: "),
+        ("--ip-blackhole-route", "--ip-blackhole-route: "),
+        ("--vmodule=a=1", "--vmodule: "),
+        ("--log_backtrace_at=a:1", "--log_backtrace_at: "),
+        ("--engine=epoll", "--engine=epoll: "),
+        ("--workers=2", "--workers=2: "),
+        ("--on-lease-loss=replace", "--on-lease-loss=replace: "),
+        ("--without=uring", "--without=uring: "),
+        ("--without=tun-tso,multishot", "--without=multishot: "),
+        ("--insecure-store", "--insecure-store: "),
+    ] {
+        let refusals = check(&["--lease-dir=/l", argument]).unwrap_err();
+        assert_eq!(refusals.len(), 1, "{argument}: {refusals:?}");
+        assert!(refusals[0].starts_with(sentence), "{argument}: {refusals:?}");
+    }
+}
+
+#[test]
+fn a_variable_is_refused_like_its_flag() {
+    let refusals = check_with(&["--lease-dir=/l"], &[("FLANNELD_IP_MASQ", "true")]).unwrap_err();
+    assert_eq!(refusals.len(), 1);
+    assert!(refusals[0].starts_with("--ip-masq: "));
+}
+
+#[test]
+fn asking_for_what_happens_anyway_is_accepted() {
+    check(&[
+        "--lease-dir=/l",
+        "--ip-masq=false",
+        "--kube-subnet-mgr=false",
+        "--kube-api-url=",
+        "--iptables-forward-rules=false",
+        "--ip-blackhole-route=false",
+        "--set-node-network-unavailable=false",
+        "--insecure-store=false",
+    ])
+    .unwrap();
+}
+
+#[test]
+fn without_a_lease_directory_the_source_would_be_etcd() {
+    for arguments in [&[][..], &["--etcd-endpoints=http://10.0.0.1:2379"], &["--lease-dir="]] {
+        let refusals = check(arguments).unwrap_err();
+        assert_eq!(refusals, ["the etcd source is not built yet: use --lease-dir"]);
+    }
+}
+
+#[test]
+fn etcd_flags_beside_a_lease_directory_are_named_as_unused() {
+    let arguments = ["--lease-dir=/l".to_owned(), "--etcd-prefix=/x".to_owned()];
+    let Ok(Command::Run(flags)) = Flags::parse(&arguments, |_| None) else { panic!() };
+    Options::check(&flags).unwrap();
+    assert_eq!(unused(&flags), ["etcd-prefix"]);
+}
+
+#[test]
+fn wrong_values_are_all_reported_at_once() {
+    let mistakes = check(&[
+        "--subnet-lease-renew-margin=0",
+        "--workers=0",
+        "--iface-can-reach=x",
+        "--public-ip=::1",
+        "--public-ipv6=10.0.0.1",
+        "--healthz-ip=here",
+        "--healthz-port=80",
+        "--subnet-file=/",
+        "--ip-masq",
+    ])
+    .unwrap_err();
+    let names = [
+        "--lease-dir",
+        "--ip-masq",
+        "--subnet-lease-renew-margin",
+        "--workers",
+        "--iface-can-reach",
+        "--public-ip",
+        "--public-ipv6",
+        "--healthz-ip",
+        "--subnet-file",
+    ];
+    assert_eq!(mistakes.len(), names.len(), "{mistakes:?}");
+    for (mistake, name) in mistakes.iter().zip(names) {
+        assert!(mistake.contains(name), "{mistake}");
+    }
+}
+
+#[test]
+fn the_margin_has_both_its_ends_checked() {
+    for (margin, good) in [("0", false), ("1", true), ("1439", true), ("1440", false)] {
+        let checked = check(&["--lease-dir=/l", "--subnet-lease-renew-margin", margin]);
+        assert_eq!(checked.is_ok(), good, "{margin}");
+    }
+}
+
+#[test]
+fn health_probes_are_answered_only_with_a_port() {
+    for (arguments, address) in [
+        (&["--healthz-ip=not looked at"][..], None),
+        (&["--healthz-port=-1"], None),
+        (&["--healthz-port=8080"], Some("0.0.0.0:8080")),
+        (&["--healthz-port=8080", "--healthz-ip="], Some("0.0.0.0:8080")),
+        (&["--healthz-port=8080", "--healthz-ip=127.0.0.1"], Some("127.0.0.1:8080")),
+    ] {
+        let mut all = vec!["--lease-dir=/l"];
+        all.extend(arguments);
+        let expected = address.map(|address| address.parse().unwrap());
+        assert_eq!(check(&all).unwrap().health, expected, "{arguments:?}");
+    }
+    assert_eq!(check(&["--lease-dir=/l", "--healthz-port=65536"]).unwrap_err().len(), 1);
+}

@@ -1,0 +1,104 @@
+//! Flags that flanneld or later versions have a function for and this version has not. Setting one
+//! is refused with a sentence, because ignoring it would leave a host in a state that nobody asked
+//! for. Defaults are never refused, nor is a value that asks for what happens anyway.
+
+use crate::flags::{Flags, Mistake};
+
+/// Flags of the etcd source.
+pub(super) const ETCD: &[&str] = &[
+    "etcd-endpoints",
+    "etcd-prefix",
+    "etcd-keyfile",
+    "etcd-certfile",
+    "etcd-cafile",
+    "etcd-username",
+    "etcd-password",
+];
+
+const KUBERNETES: &[&str] = &[
+    "kube-subnet-mgr",
+    "kube-api-url",
+    "kubeconfig-file",
+    "kube-annotation-prefix",
+    "net-config-path",
+    "set-node-network-unavailable",
+];
+
+const MASQUERADING: &[&str] = &["ip-masq", "ip-masq-fully-random-disable"];
+
+const RULES: &[&str] = &["iptables-resync", "iptables-forward-rules"];
+
+const LOGGING: &[&str] = &["vmodule", "log_backtrace_at"];
+
+/// Every flag that was set and has no function, a sentence each.
+pub(super) fn refusals(flags: &Flags) -> Vec<Mistake> {
+    let mut refusals = Refusals { flags, sentences: Vec::new() };
+    refusals.source();
+    refusals.group(
+        KUBERNETES,
+        "the Kubernetes source is not built yet: use --lease-dir and leave it out",
+    );
+    refusals.group(
+        MASQUERADING,
+        "masquerading is not built yet: leave it out and install the rules yourself",
+    );
+    refusals.group(RULES, "netfilter rules are not built yet: leave it out");
+    refusals.group(&["ip-blackhole-route"], "the blackhole route is not built yet: leave it out");
+    refusals.group(LOGGING, "logging by source file is not built: use --v");
+    refusals.group(&["insecure-store"], "sealing is not built yet: leave it out");
+    refusals.ours();
+    refusals.sentences
+}
+
+struct Refusals<'a> {
+    flags: &'a Flags,
+    sentences: Vec<Mistake>,
+}
+
+impl Refusals<'_> {
+    fn refuse(&mut self, sentence: String) {
+        self.sentences.push(Mistake(sentence));
+    }
+
+    /// Without `--lease-dir` the source would be etcd, as with flanneld.
+    fn source(&mut self) {
+        if self.flags.text("lease-dir").is_empty() {
+            self.refuse("the etcd source is not built yet: use --lease-dir".to_owned());
+        }
+    }
+
+    fn group(&mut self, names: &[&str], reason: &str) {
+        for name in names {
+            if self.asks_for_something(name) {
+                self.refuse(format!("--{name}: {reason}"));
+            }
+        }
+    }
+
+    fn ours(&mut self) {
+        if self.flags.text("engine") == "epoll" {
+            self.refuse("--engine=epoll: this engine is not built yet: use uring".to_owned());
+        }
+        let workers = self.flags.integer("workers");
+        if workers > 1 {
+            self.refuse(format!("--workers={workers}: several workers are not built yet: use 1"));
+        }
+        if self.flags.text("on-lease-loss") == "replace" {
+            let sentence =
+                "--on-lease-loss=replace: replacing a lost lease is not built yet: use hold";
+            self.refuse(sentence.to_owned());
+        }
+        for feature in ["uring", "multishot"] {
+            if self.flags.list("without").iter().any(|given| given == feature) {
+                self.refuse(format!(
+                    "--without={feature}: the only engine that is built needs it: leave it out"
+                ));
+            }
+        }
+    }
+
+    /// Set, and not to "no" or "none", which is what happens anyway.
+    fn asks_for_something(&self, name: &str) -> bool {
+        self.flags.origin(name).is_some() && !matches!(self.flags.show(name).as_str(), "false" | "")
+    }
+}
