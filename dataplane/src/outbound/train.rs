@@ -130,7 +130,7 @@ impl Trains {
             ..Meta::default()
         };
         let train = self.gathers[usize::from(number)].as_mut().expect("a free train is here");
-        train.set_name(state.name.clone());
+        train.set_name(state.name);
         Some(train)
     }
 

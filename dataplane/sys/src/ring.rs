@@ -115,7 +115,7 @@ impl Ring {
         let entry = opcode::ReadMulti::new(types::Fixed(fixed::TUN), 0, self.pools.tun.group())
             .build()
             .flags(Flags::FIXED_FILE);
-        self.push_lasting(entry.user_data(Kind::Packet.tag(0)));
+        self.push_lasting(&entry.user_data(Kind::Packet.tag(0)));
     }
 
     /// Receives datagrams from socket number `socket` until a completion says `more: false`.
@@ -123,7 +123,7 @@ impl Ring {
         let file = types::Fixed(fixed::socket(socket));
         let group = self.pools.udp.group();
         let entry = opcode::RecvMsgMulti::new(file, &raw const *self.receive_header, group).build();
-        self.push_lasting(entry.user_data(Kind::Datagram.tag(socket)));
+        self.push_lasting(&entry.user_data(Kind::Datagram.tag(socket)));
     }
 
     /// Reports writes to the wake eventfd until a completion says `more: false`.
@@ -131,14 +131,14 @@ impl Ring {
         let entry = opcode::PollAdd::new(types::Fixed(fixed::WAKE), libc::POLLIN as u32)
             .multi(true)
             .build();
-        self.push_lasting(entry.user_data(Kind::Wake.tag(0)));
+        self.push_lasting(&entry.user_data(Kind::Wake.tag(0)));
     }
 
     /// Reports once when socket number `socket` takes data again.
     pub fn arm_writable(&mut self, socket: usize) {
         let file = types::Fixed(fixed::socket(socket));
         let entry = opcode::PollAdd::new(file, libc::POLLOUT as u32).build();
-        self.push_lasting(entry.user_data(Kind::Writable.tag(socket)));
+        self.push_lasting(&entry.user_data(Kind::Writable.tag(socket)));
     }
 
     /// Sends a gather to its name over socket number `socket`, cut into datagrams of `segment`
@@ -174,9 +174,9 @@ impl Ring {
         *place = Some(gather);
     }
 
-    fn push_lasting(&mut self, entry: squeue::Entry) {
+    fn push_lasting(&mut self, entry: &squeue::Entry) {
         self.running += 1;
-        self.push(&entry);
+        self.push(entry);
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
@@ -249,7 +249,7 @@ impl Ring {
         let deadline = Instant::now() + patience;
         while self.running > 0 {
             let cancel = opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build();
-            self.push_lasting(cancel.user_data(Kind::Cancel.tag(0)));
+            self.push_lasting(&cancel.user_data(Kind::Cancel.tag(0)));
             let pause = types::Timespec::from(Duration::from_millis(20));
             let arguments = types::SubmitArgs::new().timespec(&pause);
             let entered = self.ring.submitter().submit_with_args(1, &arguments);
