@@ -172,6 +172,7 @@ fn table(peers: u16) -> Table {
             subnet_v6: None,
             addresses: vec![outer],
             inner_v6: false,
+            mtu: None,
         }
     };
     let input = TableInput {

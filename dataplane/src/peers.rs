@@ -28,21 +28,22 @@ pub(crate) struct PeerState {
     pub open: Option<u16>,
     /// Inner bytes that the path takes now.
     path_mtu: u16,
-    /// Inner bytes that our device takes: the path MTU when nothing else is known.
+    /// Inner bytes that both devices take: the path MTU when nothing else is known.
     path_mtu_max: u16,
     path_mtu_expires_ms: u64,
 }
 
 impl PeerState {
     pub(crate) fn new(peer: &Peer, inner_mtu: u16) -> PeerState {
+        let path_mtu_max = peer.mtu.map_or(inner_mtu, |mtu| mtu.clamp(FLOOR_V4.min(inner_mtu), inner_mtu));
         PeerState {
             generation: peer.generation,
             outer: peer.outer,
             name: SockAddr::from(peer.outer),
             segmentation: true,
             open: None,
-            path_mtu: inner_mtu,
-            path_mtu_max: inner_mtu,
+            path_mtu: path_mtu_max,
+            path_mtu_max,
             path_mtu_expires_ms: u64::MAX,
         }
     }

@@ -11,7 +11,7 @@ use core::net::{IpAddr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::drops::DropReason;
-use lookup::{Lookup, Prefix, Senders};
+use lookup::{Hosts, Lookup, Prefix, Senders};
 
 /// Peers in one table: slots are 16 bits wide, and one value of an index entry says "nobody".
 pub const PEERS_MAX: usize = u16::MAX as usize;
@@ -33,6 +33,15 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// It takes IPv6 packets.
     pub inner_v6: bool,
+    /// The longest inner packet that its device takes in bytes, if it says so.
+    pub mtu: Option<u16>,
+}
+
+impl Peer {
+    #[inline]
+    fn is_same_node(&self, other: &Self) -> bool {
+        (self.slot, self.generation) == (other.slot, other.generation)
+    }
 }
 
 /// What a [`Table`] is built from.
@@ -100,6 +109,7 @@ pub struct Table {
     by_v4: Lookup<u32>,
     by_v6: Lookup<u128>,
     senders: Senders,
+    own_hosts: Hosts,
     network_v4: Prefix<u32>,
     network_v6: Prefix<u128>,
     own_v4: Prefix<u32>,
@@ -136,6 +146,7 @@ impl Table {
             by_v4,
             by_v6,
             senders: Senders::new(&input.peers),
+            own_hosts: Hosts::new(&input.own_addresses),
             network_v4: input.network_v4.map_or(Prefix::EMPTY_V4, Prefix::from),
             network_v6: input.network_v6.map_or(Prefix::EMPTY_V6, Prefix::from),
             own_v4: input.own_v4.map_or(Prefix::EMPTY_V4, Prefix::from),
@@ -259,12 +270,10 @@ impl Table {
             let refused = Err(DropReason::SourceOutsideNetwork);
             return if self.input.strict_source { refused } else { Ok(()) };
         }
-        let owner = self.peer_for(source);
-        match (peer, owner) {
+        match (peer, self.peer_for(source)) {
             (None, Some(_)) => Ok(()),
-            (Some(peer), Some(owner)) if core::ptr::eq(peer, owner) => Ok(()),
-            // The sender may come from another epoch of the table than this one.
-            (Some(peer), Some(owner)) if peer == owner => Ok(()),
+            // The sender may have been looked up in another epoch of the table.
+            (Some(peer), Some(owner)) if peer.is_same_node(owner) => Ok(()),
             _ => Err(DropReason::SourceSpoofed),
         }
     }
@@ -289,7 +298,7 @@ impl Table {
                     || address.to_ipv4_mapped().is_some()
             }
         };
-        nobody || self.is_ours(source) || self.input.own_addresses.contains(&source)
+        nobody || self.is_ours(source) || self.own_hosts.contains(source)
     }
 }
 
