@@ -35,7 +35,8 @@ pub(crate) struct PeerState {
 
 impl PeerState {
     pub(crate) fn new(peer: &Peer, inner_mtu: u16) -> PeerState {
-        let path_mtu_max = peer.mtu.map_or(inner_mtu, |mtu| mtu.clamp(FLOOR_V4.min(inner_mtu), inner_mtu));
+        let path_mtu_max =
+            peer.mtu.map_or(inner_mtu, |mtu| mtu.clamp(FLOOR_V4.min(inner_mtu), inner_mtu));
         PeerState {
             generation: peer.generation,
             outer: peer.outer,
