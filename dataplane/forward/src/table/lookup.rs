@@ -154,6 +154,36 @@ fn longest<W: Word>(mut subnets: &[(Prefix<W>, u16)], address: W) -> Option<u16>
     None
 }
 
+/// A set of single addresses.
+#[derive(Debug)]
+pub(super) struct Hosts {
+    v4: Vec<u32>,
+    v6: Vec<u128>,
+}
+
+impl Hosts {
+    pub(super) fn new(addresses: &[IpAddr]) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for address in addresses {
+            match address.to_canonical() {
+                IpAddr::V4(address) => v4.push(address.to_bits()),
+                IpAddr::V6(address) => v6.push(address.to_bits()),
+            }
+        }
+        v4.sort_unstable();
+        v6.sort_unstable();
+        Self { v4, v6 }
+    }
+
+    #[inline]
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.v4.binary_search(&address.to_bits()).is_ok(),
+            IpAddr::V6(address) => self.v6.binary_search(&address.to_bits()).is_ok(),
+        }
+    }
+}
+
 /// From an outer source address to the position of the peer that may send from it.
 #[derive(Debug)]
 pub(super) struct Senders {

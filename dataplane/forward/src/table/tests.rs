@@ -17,6 +17,7 @@ fn peer(slot: u16, subnet_v4: &str, outer: &str) -> Peer {
         subnet_v6: None,
         addresses: Vec::new(),
         inner_v6: false,
+        mtu: None,
     }
 }
 
@@ -27,7 +28,7 @@ fn input() -> TableInput {
         network_v6: Some("fd00::/48".parse().unwrap()),
         own_v4: Some("10.244.1.0/24".parse().unwrap()),
         own_v6: Some("fd00:0:0:1::/64".parse().unwrap()),
-        own_addresses: vec![address("10.168.0.2")],
+        own_addresses: vec![address("10.168.0.2"), address("10.1.1.1"), address("2001:db8::2")],
         allowed_sources: vec!["192.0.2.0/24".parse().unwrap()],
         strict_source: false,
         peers: vec![
@@ -141,6 +142,8 @@ fn what_may_come_in() {
         ("10.168.0.9", "fd00:0:0:2::1", HOME_V6, Err(SourceSpoofed), Err(SourceSpoofed)),
         ("10.168.0.3", "10.244.1.9", HOME, Err(SourceForbidden), Err(SourceForbidden)),
         ("10.168.0.3", "10.168.0.2", HOME, Err(SourceForbidden), Err(SourceForbidden)),
+        ("10.168.0.3", "10.1.1.1", HOME, Err(SourceForbidden), Err(SourceForbidden)),
+        ("10.168.0.3", "2001:db8::2", HOME_V6, Err(SourceForbidden), Err(SourceForbidden)),
         ("10.168.0.3", "127.0.0.1", HOME, Err(SourceForbidden), Err(SourceForbidden)),
         ("10.168.0.3", "0.1.2.3", HOME, Err(SourceForbidden), Err(SourceForbidden)),
         ("10.168.0.3", "239.0.0.1", HOME, Err(SourceForbidden), Err(SourceForbidden)),
@@ -160,6 +163,21 @@ fn what_may_come_in() {
             assert_eq!(result, expected, "{outer} {source} {destination}");
         }
     }
+}
+
+#[test]
+fn a_sender_of_an_older_table_is_known_by_slot_and_generation() {
+    let old = Table::new(input()).unwrap();
+    let sender = old.peer_from(address("10.168.0.3"));
+    let check = |change: fn(&mut Peer)| {
+        let mut input = input();
+        change(&mut input.peers[0]);
+        let new = Table::new(input).unwrap();
+        new.check_inbound(&sender, address("10.244.2.9"), address("10.244.1.5"))
+    };
+    assert_eq!(check(|peer| peer.inner_v6 = true), Ok(()));
+    assert_eq!(check(|peer| peer.generation += 1), Err(DropReason::SourceSpoofed));
+    assert_eq!(check(|peer| peer.slot += 1), Err(DropReason::SourceSpoofed));
 }
 
 #[test]
