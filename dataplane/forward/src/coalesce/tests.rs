@@ -273,21 +273,56 @@ fn the_zero_nobody_computes_is_not_joined() {
     assert_eq!(join(ALL, &packets).len(), 2);
 }
 
+/// Gives the 16-bit word at `at` the value that makes the checksum at `field` come out as zero.
+fn lift(packet: &mut [u8], at: usize, field: usize) {
+    let word = |place: usize| u16::from_be_bytes([packet[place], packet[place + 1]]);
+    let lifted = checksum::add(word(at), word(field));
+    packet[at..at + 2].copy_from_slice(&lifted.to_be_bytes());
+    packet[field..field + 2].fill(0);
+}
+
 #[test]
-fn udp_without_checksum_or_with_a_wrong_length_stays_alone() {
+fn udp_without_checksum_stays_alone_even_where_zero_would_be_right() {
     for family in FAMILIES {
-        let offset = udp(family).header_length() - udp::LENGTH;
-        let mut packets = build(&run(&udp(family), &[100; 3]));
-        for packet in &mut packets {
-            packet[offset + 6..offset + 8].fill(0);
-        }
-        assert_eq!(join(ALL, &packets).len(), 3);
+        let header = udp(family).header_length();
         let mut packets = build(&run(&udp(family), &[100; 2]));
         for packet in &mut packets {
-            packet[offset + 5] -= 1;
+            lift(packet, header, header - 2);
+            assert!(crate::testing::checksums_ok(packet));
+        }
+        assert_eq!(join(ALL, &packets).len(), 2);
+        for packet in &mut packets {
+            packet[header - 2..header].fill(0xff);
+        }
+        assert_eq!(join(ALL, &packets).len(), 1);
+    }
+}
+
+#[test]
+fn a_udp_length_that_differs_stays_alone() {
+    for family in FAMILIES {
+        let start = udp(family).header_length() - udp::LENGTH;
+        let mut packets = build(&run(&udp(family), &[100; 2]));
+        for packet in &mut packets {
+            let stored = u16::from_be_bytes([packet[start + 6], packet[start + 7]]);
+            let fixed = checksum::replace(stored, 108, 107);
+            packet[start + 5] = 107;
+            packet[start + 6..start + 8].copy_from_slice(&fixed.to_be_bytes());
+            assert!(crate::testing::checksums_ok(packet));
         }
         assert_eq!(join(ALL, &packets).len(), 2);
     }
+}
+
+#[test]
+fn the_zero_nobody_computes_in_an_ip_header_is_not_joined() {
+    let mut packets = build(&run(&tcp(Family::V4), &[100; 2]));
+    // The id may be anything with DF.
+    lift(&mut packets[0], 4, 10);
+    assert_eq!(join(ALL, &packets).len(), 1);
+    packets[0][10..12].fill(0xff);
+    assert!(crate::testing::checksums_ok(&packets[0]));
+    assert_eq!(join(ALL, &packets).len(), 2);
 }
 
 #[test]
