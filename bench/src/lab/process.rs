@@ -11,8 +11,10 @@ use rustix::process::Signal;
 use super::cleanup;
 use super::wait::wait_until;
 
-/// How much of a program's error output an error message repeats.
-const TAIL_BYTES: usize = 2000;
+/// How many of a program's last lines an error message repeats.
+const COMPLAINT_LINES: usize = 6;
+/// How much of each of them, in characters.
+const COMPLAINT_LINE_CHARACTERS: usize = 300;
 
 /// A running (or ended) program. Its output goes to files, so it can neither block on a full pipe nor
 /// be lost. Dropping the value ends the program: SIGTERM, and SIGKILL after five seconds.
@@ -113,8 +115,10 @@ impl Process {
         let errors = self.stderr().unwrap_or_default();
         let output = self.stdout().unwrap_or_default();
         let text = if errors.trim().is_empty() { output.trim() } else { errors.trim() };
-        let start = text.ceil_char_boundary(text.len().saturating_sub(TAIL_BYTES));
-        text[start..].to_owned()
+        let lines: Vec<&str> = text.lines().collect();
+        let last = &lines[lines.len().saturating_sub(COMPLAINT_LINES)..];
+        let cut = |line: &&str| line.chars().take(COMPLAINT_LINE_CHARACTERS).collect::<String>();
+        last.iter().map(cut).collect::<Vec<_>>().join("\n")
     }
 }
 
