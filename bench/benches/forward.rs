@@ -173,7 +173,6 @@ fn table(peers: u16) -> Table {
             addresses: vec![outer],
             inner_v6: false,
             mtu: None,
-            mtu: None,
         }
     };
     let input = TableInput {
