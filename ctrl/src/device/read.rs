@@ -1,0 +1,40 @@
+//! What the device looks like, read from the kernel.
+
+use super::plan::{Actual, foreign_routes};
+use super::settings::Setting;
+use super::{DesiredDevice, ForeignRoute};
+use crate::interface::reader::{Netlink, ReadError};
+use crate::interface::snapshot::Route;
+
+/// Reads the device; `None` if there is none with this name.
+pub(super) async fn read(
+    netlink: &Netlink,
+    desired: &DesiredDevice,
+) -> Result<Option<Actual>, ReadError> {
+    let Some(link) = netlink.link_named(&desired.name).await? else { return Ok(None) };
+    let addresses = netlink.addresses_of(link.index).await?;
+    let mut routes = netlink.routes().await?;
+    routes.retain(|route| desired.networks().any(|network| network.contains(&route.destination)));
+    let settings = Setting::ALL.map(|setting| setting.read(&desired.name));
+    let (index, mtu, up) = (link.index, link.mtu, link.up);
+    Ok(Some(Actual { index, mtu, up, settings, addresses, routes }))
+}
+
+/// The foreign routes, with the names of their devices.
+pub(super) async fn name_foreign_routes(
+    netlink: &Netlink,
+    actual: &Actual,
+    desired: &DesiredDevice,
+) -> Result<Vec<ForeignRoute>, ReadError> {
+    let routes: Vec<&Route> = foreign_routes(actual, desired).collect();
+    if routes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let links = netlink.links().await?;
+    let name = |index: u32| links.iter().find(|link| link.index == index);
+    let named = |route: &Route| {
+        let device = route.hops.first().and_then(|hop| name(hop.link));
+        ForeignRoute::new(route, device.map(|link| link.name.clone()))
+    };
+    Ok(routes.into_iter().map(named).collect())
+}
