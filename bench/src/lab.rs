@@ -16,8 +16,10 @@ mod process;
 mod side;
 mod wait;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -145,6 +147,22 @@ impl Lab {
     /// A directory for files, removed with the lab.
     pub fn directory(&self) -> &Path {
         &self.directory.0
+    }
+
+    /// Waits until a pod gets an echo reply from `target`, asking again and again for at most `limit`.
+    /// An error of `check`, which is called before each attempt, ends the wait.
+    pub fn wait_for_reply(
+        &self,
+        side: Side,
+        target: IpAddr,
+        limit: Duration,
+        mut check: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", &target.to_string()];
+        wait_until(&format!("an echo reply from {target}"), limit, || {
+            check()?;
+            Ok(self.pod(side).run(&ping).ok().map(drop))
+        })
     }
 
     /// Changes the MTU of both ends of the link between the hosts.

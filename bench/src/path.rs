@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use weft::{Weft, WeftNode};
 
-use crate::lab::{Lab, Memory, NETWORK, Process, Side, wait_until};
+use crate::lab::{Lab, Memory, NETWORK, Process, Side};
 
 /// How long a path may take until the first packet crosses it.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -132,12 +132,9 @@ impl RunningPath {
     }
 
     fn wait_for_traffic(&mut self, lab: &Lab) -> Result<()> {
-        let target = Side::Two.pod_address().to_string();
-        let ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", &target];
-        let waited = wait_until("the first packet to cross the path", START_LIMIT, || {
-            self.check_running()?;
-            Ok(lab.pod(Side::One).run(&ping).ok().map(drop))
-        });
+        let target = Side::Two.pod_address().into();
+        let check = || self.check_running();
+        let waited = lab.wait_for_reply(Side::One, target, START_LIMIT, check);
         waited.with_context(|| self.complaints())
     }
 
