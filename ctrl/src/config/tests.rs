@@ -1,0 +1,273 @@
+use super::*;
+
+fn parse(text: &str) -> Result<NetworkConfig, ConfigError> {
+    NetworkConfig::parse(text.as_bytes())
+}
+
+fn range(text: &str) -> (String, u8, String, String) {
+    let config = parse(text).unwrap();
+    let range = config.v4.or(config.v6).unwrap();
+    (
+        range.network().to_string(),
+        range.length(),
+        range.first().to_string(),
+        range.last().to_string(),
+    )
+}
+
+fn mistakes(text: &str) -> Vec<String> {
+    match parse(text) {
+        Err(ConfigError::Invalid { mistakes }) => mistakes,
+        other => panic!("expected an invalid config: {other:?}"),
+    }
+}
+
+#[test]
+fn defaults_follow_the_network() {
+    let rows = [
+        (r#"{"Network":"10.3.0.0/16"}"#, "10.3.0.0/16", 24, "10.3.1.0", "10.3.255.0"),
+        (r#"{"Network":"10.5.3.7/16"}"#, "10.5.0.0/16", 24, "10.5.1.0", "10.5.255.0"),
+        (r#"{"Network":"10.3.4.0/22"}"#, "10.3.4.0/22", 24, "10.3.5.0", "10.3.7.0"),
+        (r#"{"Network":"10.3.4.0/23"}"#, "10.3.4.0/23", 25, "10.3.4.128", "10.3.5.128"),
+        (r#"{"Network":"10.3.4.0/24"}"#, "10.3.4.0/24", 26, "10.3.4.64", "10.3.4.192"),
+        (r#"{"Network":"10.3.4.16/28"}"#, "10.3.4.16/28", 30, "10.3.4.20", "10.3.4.28"),
+        (r#"{"Network":"0.0.0.0/0"}"#, "0.0.0.0/0", 24, "0.0.1.0", "255.255.255.0"),
+        (
+            r#"{"Network":"10.3.0.0/16","SubnetLen":28,"SubnetMin":"10.3.1.16","SubnetMax":"10.3.1.16"}"#,
+            "10.3.0.0/16",
+            28,
+            "10.3.1.16",
+            "10.3.1.16",
+        ),
+        (
+            r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}"#,
+            "fc00::/48",
+            64,
+            "fc00:0:0:1::",
+            "fc00:0:0:ffff::",
+        ),
+        (
+            r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/64"}"#,
+            "fc00::/64",
+            66,
+            "fc00::4000:0:0:0",
+            "fc00::c000:0:0:0",
+        ),
+        (
+            r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"::/0","IPv6SubnetLen":2}"#,
+            "::/0",
+            2,
+            "4000::",
+            "c000::",
+        ),
+    ];
+    for (text, network, length, first, last) in rows {
+        let expected = (network.to_owned(), length, first.to_owned(), last.to_owned());
+        assert_eq!(range(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
+    let config = parse(
+        r#"{"network":"10.5.0.0/16","enableIPv6":true,"ipv6network":"FD00::/48","subnetLEN":26,
+            "Whatever":[1],"backend":{"type":"UDP","port":9000,"mtu":9000,"strictsource":true,
+            "ALLOWEDSOURCES":["192.0.2.7/24","2001:db8::/32"],"Gw":null}}"#,
+    )
+    .unwrap();
+    assert_eq!(config.v4.as_ref().unwrap().length(), 26);
+    assert_eq!(config.network_v6().unwrap().to_string(), "fd00::/48");
+    assert_eq!(config.networks().count(), 2);
+    assert_eq!(
+        config.backend,
+        UdpBackend {
+            port: 9000,
+            mtu: Some(9000),
+            allowed_sources: vec![
+                "192.0.2.0/24".parse().unwrap(),
+                "2001:db8::/32".parse().unwrap()
+            ],
+            strict_source: true,
+        }
+    );
+}
+
+#[test]
+fn a_missing_backend_is_udp_with_its_defaults() {
+    let config = parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
+    assert_eq!(config.backend, UdpBackend::default());
+    assert_eq!(config.backend.port, 8285);
+    assert!(!config.nftables);
+    let config = parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","MTU":0}}"#).unwrap();
+    assert_eq!(config.backend.mtu, None);
+}
+
+#[test]
+fn backend_types_that_cannot_be_used_end_the_start() {
+    let missing = ConfigError::BackendTypeMissing;
+    let unbuilt = |kind: &str| ConfigError::BackendNotBuilt { kind: kind.into() };
+    let unknown = |kind: &str| ConfigError::BackendUnknown { kind: kind.into() };
+    let rows = [
+        ("{}", missing.clone()),
+        ("null", missing.clone()),
+        (r#"{"Type":""}"#, missing.clone()),
+        (r#"{"Type":null,"Port":1}"#, missing),
+        (r#"{"Type":"VxLAN","Directrouting":true}"#, unbuilt("vxlan")),
+        (r#"{"Type":"host-gw"}"#, unbuilt("host-gw")),
+        (r#"{"Type":"wireguard"}"#, unknown("wireguard")),
+        (r#"{"Type":"aws-vpc"}"#, unknown("aws-vpc")),
+    ];
+    for (backend, expected) in rows {
+        let error = parse(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{backend}}}"#));
+        assert_eq!(error, Err(expected.clone()), "{backend}");
+        assert!(expected.is_fatal());
+    }
+}
+
+#[test]
+fn both_families_off_is_fatal() {
+    let error = parse(r#"{"Network":"10.5.0.0/16","EnableIPv4":false}"#).unwrap_err();
+    assert_eq!(error, ConfigError::NoFamily);
+    assert!(error.is_fatal());
+}
+
+#[test]
+fn every_rule_has_its_mistake() {
+    let rows = [
+        ("{}", "Network must be set"),
+        ("[]", "it is an array, expected a JSON object"),
+        ("null", "Network must be set"),
+        ("{\"Network\":", "it is not JSON"),
+        ("{\"Network\":\"10.5.0.0/16\"} x", "it is not JSON"),
+        (r#"{"Network":null}"#, "Network is null"),
+        (r#"{"Network":7}"#, "Network is a number, expected a string"),
+        (r#"{"Network":"fc00::/48"}"#, "is not an IPv4 network"),
+        (r#"{"Network":"10.5.0.0"}"#, "is not an IPv4 network"),
+        (r#"{"Network":"10.5.0.0/16","EnableIPv6":true}"#, "IPv6Network must be set"),
+        (
+            r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"10.0.0.0/8"}"#,
+            "is not an IPv6 network",
+        ),
+        (r#"{"Network":"10.5.0.0/16","SubnetLen":31}"#, "SubnetLen 31 must be at most 30"),
+        (r#"{"Network":"10.5.0.0/16","SubnetLen":17}"#, "must be at least 18"),
+        (r#"{"Network":"10.5.0.0/16","SubnetLen":4000}"#, "must be at most 30"),
+        (r#"{"Network":"10.5.0.0/16","SubnetLen":24.0}"#, "SubnetLen is a number"),
+        (r#"{"Network":"10.5.0.0/16","SubnetLen":"24"}"#, "SubnetLen is a string"),
+        (r#"{"Network":"10.5.0.0/16","SubnetLen":-1}"#, "SubnetLen is a number"),
+        (r#"{"Network":"10.5.0.0/29"}"#, "is too small"),
+        (r#"{"Network":"10.5.0.0/16","SubnetMin":"10.6.1.0"}"#, "SubnetMin 10.6.1.0 is not inside"),
+        (r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.1.7"}"#, "not on a /24 boundary"),
+        (r#"{"Network":"10.5.0.0/16","SubnetMin":"x"}"#, "is not an IPv4 address"),
+        (
+            r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","SubnetMax":"10.5.8.0"}"#,
+            "SubnetMin 10.5.9.0 is above SubnetMax 10.5.8.0",
+        ),
+        (r#"{"Network":"10.5.0.0/16","EnableIPv4":1}"#, "EnableIPv4 is a number"),
+        (r#"{"Network":"10.5.0.0/16","Backend":"udp"}"#, "Backend is a string"),
+        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":0}}"#, "from 1 to 65535"),
+        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":65536}}"#, "from 1 to 65535"),
+        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":-1}}"#, "Backend.Port is"),
+        (r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","MTU":500}}"#, "MTU 500 must be"),
+        (
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","AllowedSources":["x"]}}"#,
+            "AllowedSources has \"x\"",
+        ),
+        (
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","AllowedSources":"10.0.0.0/8"}}"#,
+            "expected an array of strings",
+        ),
+        (
+            r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetLen":127}"#,
+            "IPv6SubnetLen 127 must be at most 126",
+        ),
+        (
+            r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/125"}"#,
+            "IPv6Network fc00::/125 is too small",
+        ),
+    ];
+    for (text, expected) in rows {
+        let found = mistakes(text);
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+        assert!(found[0].contains(expected), "{text}: {found:?}");
+        assert!(!parse(text).unwrap_err().is_fatal(), "{text}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_and_before_a_fatal_kind() {
+    let found = mistakes(
+        r#"{"Network":"10.5.0.0/16","SubnetMin":"10.6.0.0","SubnetMax":"10.5.0.1",
+            "EnableIPv6":true,"EnableNFTables":"no","Backend":{"Type":"vxlan"}}"#,
+    );
+    assert_eq!(found.len(), 4, "{found:?}");
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_unless_it_asks_for_nothing() {
+    let with = |key: &str| {
+        parse(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"udp",{key}}}}}"#))
+    };
+    for refused in [
+        r#""SourcePorts":4"#,
+        r#""Paths":["udp","vxlan"]"#,
+        r#""paths":[]"#,
+        r#""Encryption":"wireguard""#,
+        r#""EncryptionMode":"offer""#,
+        r#""PSK":"secret-words""#,
+        r#""VXLAN":{"VNI":1}"#,
+    ] {
+        let error = with(refused).unwrap_err();
+        assert!(!error.is_fatal());
+        let text = error.to_string();
+        assert!(text.contains("not built yet") && !text.contains("secret-words"), "{text}");
+    }
+    for fine in [r#""SourcePorts":1"#, r#""Paths":["udp"]"#, r#""PSK":null"#, r#""Encryption":"""#]
+    {
+        assert!(with(fine).is_ok(), "{fine}");
+    }
+}
+
+#[test]
+fn a_range_counts_and_finds_its_subnets() {
+    let range = parse(r#"{"Network":"10.3.0.0/16"}"#).unwrap().v4.unwrap();
+    assert_eq!(range.count(), 255);
+    assert_eq!(range.nth(0).unwrap().to_string(), "10.3.1.0/24");
+    assert_eq!(range.nth(254).unwrap().to_string(), "10.3.255.0/24");
+    assert_eq!(range.nth(255), None);
+    let overlapped = |text: &str| range.overlapped(text.parse().unwrap());
+    assert_eq!(overlapped("10.3.0.0/24"), None);
+    assert_eq!(overlapped("10.3.1.0/24"), Some((0, 0)));
+    assert_eq!(overlapped("10.3.0.0/22"), Some((0, 2)));
+    assert_eq!(overlapped("10.3.255.255/32"), Some((254, 254)));
+    assert_eq!(overlapped("0.0.0.0/0"), Some((0, 254)));
+    assert_eq!(overlapped("fc00::/64"), None);
+    let allows = |text: &str| range.allows(text.parse().unwrap());
+    assert!(allows("10.3.1.0/24") && allows("10.3.255.0/24"));
+    assert!(!allows("10.3.0.0/24") && !allows("10.3.1.0/25") && !allows("10.3.1.1/24"));
+    assert!(!allows("10.4.1.0/24") && !allows("fc00::/24"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_document_panics(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        let _ = NetworkConfig::parse(&bytes);
+    }
+
+    #[test]
+    fn no_combination_of_lengths_panics(
+        prefix in 0u8..=32, length in 0u32..=200, min in ".{0,20}", v6 in 0u8..=128,
+    ) {
+        let document = serde_json::json!({
+            "Network": format!("10.0.0.0/{prefix}"), "SubnetLen": length,
+            "EnableIPv6": true, "IPv6Network": format!("fc00::/{v6}"), "IPv6SubnetLen": length,
+            "IPv6SubnetMin": min,
+        });
+        if let Ok(config) = NetworkConfig::parse(document.to_string().as_bytes()) {
+            for range in [config.v4.unwrap(), config.v6.unwrap()] {
+                let last = range.nth(range.count() - 1).unwrap();
+                proptest::prop_assert!(range.allows(last));
+                proptest::prop_assert_eq!(last.network(), range.last());
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The order of it all: flanneld's start-up sequence, and the loop after it.
+//!
+//! The program owns device and sockets, so the start is cut where it has to act:
+//!
+//! ```text
+//! begin      network config (waited for), interface, obstacles   -> MTU, addresses to bind
+//! acquire    lease                                               -> first table, without peers
+//! configure  addresses, MTU, route and settings of the device    <- name of the device
+//! run        subnet file, then leases, tables and repairs until stopped
+//! ```
+//!
+//! Each step consumes the one before, so the order cannot be wrong: the subnet file appears when
+//! lease and device are there, and before any peer is. Device and sockets may be opened at any time
+//! before `configure`. Every future may be dropped to stop; what was done until then stays, as it does
+//! when flanneld stops.
+
+mod own;
+mod publish;
+mod run;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+use weft_forward::table::{Table, TableError};
+
+use crate::config::{ConfigError, NetworkConfig};
+use crate::desired::{Slots, View, Viewer};
+use crate::device::{self, DesiredDevice, DeviceError, DeviceGone};
+use crate::identity::{self, Identity, IdentityError};
+use crate::interface::{self, Families, Interface, InterfaceError, InterfaceOptions};
+use crate::lease::{Attributes, Weft};
+use crate::source::acquire::{AcquireError, Acquired as AcquiredLease, Request, acquire};
+use crate::source::directory::{Directory, DirectoryError};
+use crate::status::{Concern, DeviceStatus, Phase, StatusHandle};
+use crate::subnet_file::{self, SubnetFileError};
+
+pub use run::Running;
+
+/// How often a missing or invalid config is read again.
+const CONFIG_PERIOD: Duration = Duration::from_secs(1);
+
+/// An IPv4 (IPv6) and a UDP header around every inner packet, in bytes.
+const OVERHEAD_V4: u32 = 20 + 8;
+const OVERHEAD_V6: u32 = 40 + 8;
+
+/// The smallest MTU that a device can have with IPv4 (RFC 791), with IPv6 (RFC 8200).
+const MTU_MIN_V4: u32 = 68;
+const MTU_MIN_V6: u32 = 1280;
+
+/// The longest packet that a TUN device takes.
+const MTU_MAX: u32 = 65_535;
+
+/// The device's name in flannel's UDP mode.
+pub const DEVICE_NAME: &str = "flannel0";
+
+/// Takes finished tables; the dataplane is behind it. Called on the control thread, at most once in
+/// five milliseconds, with epochs that grow. Must not block.
+pub trait TableSink {
+    /// Hands the table on. It replaces every one before.
+    fn publish(&mut self, table: Arc<Table>);
+}
+
+/// What the command line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `--lease-dir`.
+    pub lease_directory: PathBuf,
+    /// `--state-dir`.
+    pub state_directory: PathBuf,
+    /// `--subnet-file`.
+    pub subnet_file: PathBuf,
+    /// `--iface` and its siblings.
+    pub interface: InterfaceOptions,
+    /// `--ip-masq`, which is written into the subnet file.
+    pub ip_masq: bool,
+}
+
+/// Why the daemon cannot start. Nothing here is worth retrying without a change.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The subnet file cannot be written.
+    #[error(transparent)]
+    SubnetFile(#[from] SubnetFileError),
+    /// The config asks for what cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No interface.
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
+    /// The underlay leaves too little.
+    #[error(
+        "An MTU of {underlay} on {interface} leaves {mtu} bytes for inner packets, less than the \
+         {least} that are needed. Raise the interface's MTU or the config's Backend.MTU, or turn \
+         off IPv6"
+    )]
+    Mtu {
+        /// The interface.
+        interface: String,
+        /// Its MTU, or the config's.
+        underlay: u32,
+        /// What is left.
+        mtu: u32,
+        /// What has to be left.
+        least: u32,
+    },
+    /// No lease.
+    #[error(transparent)]
+    Acquire(#[from] AcquireError),
+    /// The device cannot be set up, or the host has something in its way.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The first table is refused; it has no peers, so this is a defect.
+    #[error("The first table could not be built")]
+    Table(#[from] TableError),
+}
+
+/// Why a running daemon cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Somebody deleted the device.
+    #[error("{0}. Somebody deleted it; start again")]
+    DeviceGone(#[from] DeviceGone),
+}
+
+/// The config is known and the interface chosen. Nothing of the host was changed yet.
+#[derive(Debug)]
+pub struct Begun {
+    options: Options,
+    status: StatusHandle,
+    directory: Directory,
+    identity: Identity,
+    config: NetworkConfig,
+    interface: Interface,
+    mtu: u32,
+}
+
+/// Waits for a network config, chooses the interface and looks for obstacles.
+///
+/// # Errors
+/// Everything that a later config cannot correct.
+pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, StartError> {
+    let identity = identity::load_or_create(&options.state_directory)?;
+    subnet_file::probe(&options.subnet_file)?;
+    let directory = Directory::new(&options.lease_directory);
+    let config = wait_for_config(&directory, &status).await?;
+    status.change(|status| {
+        status.set_config(&config);
+        status.phase = Phase::Interface;
+        status.raise(Concern::Start, "Choosing the interface".into());
+    });
+    let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
+    let interface = interface::select(&options.interface, families).await?;
+    let mtu = inner_mtu(&config, &interface)?;
+    let begun = Begun { options, status, directory, identity, config, interface, mtu };
+    device::check_before(&begun.desired_device(DEVICE_NAME, None), &begun.interface).await?;
+    info!(
+        interface = begun.interface.name,
+        addresses = ?begun.bind_addresses(),
+        mtu,
+        "interface chosen"
+    );
+    begun.status.change(|status| status.set_interface(&begun.interface));
+    Ok(begun)
+}
+
+impl Begun {
+    /// The config in force.
+    #[must_use]
+    pub fn config(&self) -> &NetworkConfig {
+        &self.config
+    }
+
+    /// The interface that carries the traffic between hosts.
+    #[must_use]
+    pub fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// MTU for the tunnel device, in bytes of inner packet.
+    #[must_use]
+    pub fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// Where to bind the sockets: the interface's address and the configured port. Only the family
+    /// that datagrams are sent over, which is IPv4 where the node has it.
+    #[must_use]
+    pub fn bind_addresses(&self) -> Vec<SocketAddr> {
+        let v4 = self.interface.address_v4.map(IpAddr::V4);
+        let address = v4.or(self.interface.address_v6.map(IpAddr::V6));
+        address.map(|address| (address, self.config.backend.port).into()).into_iter().collect()
+    }
+
+    /// Takes a lease. Blocks for a few file operations.
+    ///
+    /// # Errors
+    /// There is none to take, or the directory cannot be used.
+    pub fn acquire(self) -> Result<Acquired, StartError> {
+        self.status.change(|status| {
+            status.phase = Phase::Lease;
+            status.raise(Concern::Start, "Taking a lease".into());
+        });
+        let attributes = self.attributes();
+        let previous = subnet_file::previous(&self.options.subnet_file);
+        let request = Request { config: &self.config, attributes: &attributes, previous };
+        let lease = acquire(&self.directory, &request, &mut rand::rng())?;
+        info!(lease = lease.name, origin = ?lease.origin, "lease acquired");
+        self.status.change(|status| status.set_lease(&lease.leaf, self.identity));
+        let viewer = Viewer {
+            config: self.config.clone(),
+            own: lease.leaf,
+            identity: self.identity,
+            own_addresses: self.own_addresses(),
+            outer_v6: self.interface.address_v4.is_none(),
+        };
+        let first_table = Arc::new(Table::new(viewer.table_input(&View::default(), 1))?);
+        Ok(Acquired { begun: self, lease, attributes, viewer, first_table })
+    }
+
+    /// What our lease says. The interface's own address is announced only where others see another.
+    fn attributes(&self) -> Attributes {
+        let interface = &self.interface;
+        let v4 = interface.address_v4.filter(|_| interface.address_v4 != interface.public_v4);
+        let v6 = interface.address_v6.filter(|_| interface.address_v6 != interface.public_v6);
+        let addrs = v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6)).collect();
+        Attributes {
+            public_ip: interface.public_v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            public_ipv6: interface.public_v6,
+            backend_type: String::new(),
+            backend_data: None,
+            backend_v6_data: None,
+            weft: Some(Weft {
+                id: Some(self.identity),
+                paths: vec!["udp".into()],
+                port: Some(self.config.backend.port),
+                ports: Some(1),
+                addrs,
+                mtu: Some(self.mtu),
+                v6: self.config.v6.is_some(),
+                ..Weft::default()
+            }),
+        }
+    }
+
+    /// Every address of this host, and the public ones even if a NAT has them.
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        let mut addresses = self.interface.addresses.clone();
+        let v4 = self.interface.public_v4.map(IpAddr::V4);
+        addresses.extend(v4.into_iter().chain(self.interface.public_v6.map(IpAddr::V6)));
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
+    }
+
+    fn desired_device(&self, name: &str, lease: Option<&AcquiredLease>) -> DesiredDevice {
+        DesiredDevice {
+            name: name.to_owned(),
+            mtu: self.mtu,
+            address_v4: lease.and_then(|lease| lease.leaf.v4).map(|net| net.network()),
+            address_v6: lease.and_then(|lease| lease.leaf.v6).map(|net| net.network()),
+            network_v4: self.config.network_v4(),
+            network_v6: self.config.network_v6(),
+        }
+    }
+}
+
+/// The lease is ours.
+#[derive(Debug)]
+pub struct Acquired {
+    begun: Begun,
+    lease: AcquiredLease,
+    attributes: Attributes,
+    viewer: Viewer,
+    first_table: Arc<Table>,
+}
+
+impl Acquired {
+    /// What was known before.
+    #[must_use]
+    pub fn begun(&self) -> &Begun {
+        &self.begun
+    }
+
+    /// The lease.
+    #[must_use]
+    pub fn lease(&self) -> &AcquiredLease {
+        &self.lease
+    }
+
+    /// A table without peers for workers to begin with. Later ones come through the sink.
+    #[must_use]
+    pub fn first_table(&self) -> Arc<Table> {
+        Arc::clone(&self.first_table)
+    }
+
+    /// Sets up the device, which the program has opened.
+    ///
+    /// A setting that cannot be made is no error: it is told in the status, keeps the node from being
+    /// ready and is tried again.
+    ///
+    /// # Errors
+    /// The device is not there, or the kernel cannot be asked.
+    pub async fn configure(self, name: &str, index: u32) -> Result<Running, StartError> {
+        let status = &self.begun.status;
+        status.change(|status| {
+            status.phase = Phase::Device;
+            status.raise(Concern::Start, "Setting up the device".into());
+            let mtu = self.begun.mtu;
+            status.device = Some(DeviceStatus { name: name.to_owned(), index, mtu });
+        });
+        let desired = self.begun.desired_device(name, Some(&self.lease));
+        let report = device::apply(&desired).await?;
+        for failure in &report.failures {
+            error!(%failure, "the device could not be set up completely");
+        }
+        run::show_report(status, &report);
+        Ok(Running::new(self, desired, report))
+    }
+}
+
+/// flanneld prints the line on its standard output at every failure, and tools wait for it.
+#[expect(clippy::print_stdout, reason = "part of flanneld's interface")]
+async fn wait_for_config(
+    directory: &Directory,
+    status: &StatusHandle,
+) -> Result<NetworkConfig, ConfigError> {
+    let mut said = String::new();
+    loop {
+        let problem = match read_config(directory) {
+            Ok(Ok(config)) => return Ok(config),
+            Ok(Err(error)) if error.is_fatal() => return Err(error),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => with_cause(&error),
+        };
+        if said != problem {
+            error!(problem, "waiting for a network config");
+            status.change(|status| status.raise(Concern::Start, problem.clone()));
+            said = problem;
+        }
+        println!("timed out");
+        sleep(CONFIG_PERIOD).await;
+    }
+}
+
+type ReadConfig = Result<Result<NetworkConfig, ConfigError>, DirectoryError>;
+
+fn read_config(directory: &Directory) -> ReadConfig {
+    Ok(NetworkConfig::parse(&directory.config()?))
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error} ({cause})"),
+        None => error.to_string(),
+    }
+}
+
+/// What is left of the underlay's MTU inside of our datagrams.
+fn inner_mtu(config: &NetworkConfig, interface: &Interface) -> Result<u32, StartError> {
+    let underlay = config.backend.mtu.unwrap_or(interface.mtu);
+    if underlay > interface.mtu {
+        warn!(
+            configured = underlay,
+            interface = interface.mtu,
+            "Backend.MTU is larger than the interface's; full packets will not fit"
+        );
+    }
+    let overhead = if interface.address_v4.is_some() { OVERHEAD_V4 } else { OVERHEAD_V6 };
+    let mtu = underlay.saturating_sub(overhead).min(MTU_MAX);
+    let least = if config.v6.is_some() { MTU_MIN_V6 } else { MTU_MIN_V4 };
+    if mtu < least {
+        let interface = interface.name.clone();
+        return Err(StartError::Mtu { interface, underlay, mtu, least });
+    }
+    Ok(mtu)
+}
+
+#[cfg(test)]
+mod tests;

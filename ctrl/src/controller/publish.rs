@@ -1,0 +1,103 @@
+//! Tables go out one at a time and not too often.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::error;
+use weft_forward::table::{Table, TableInput};
+
+use super::TableSink;
+
+/// Changes within this time go out as one table, so that a storm of leases cannot keep the workers
+/// busy with adopting tables.
+const PERIOD: Duration = Duration::from_millis(5);
+
+/// Publishes tables with growing epochs.
+pub(super) struct Publisher<S> {
+    sink: S,
+    last: TableInput,
+    last_at: Option<Instant>,
+    due: bool,
+}
+
+impl<S: TableSink> Publisher<S> {
+    /// `first` is what the workers have already.
+    pub(super) fn new(sink: S, first: &Table) -> Self {
+        Self { sink, last: first.input().clone(), last_at: None, due: false }
+    }
+
+    /// Something changed that may change the table.
+    pub(super) fn mark(&mut self) {
+        self.due = true;
+    }
+
+    /// When to call [`Publisher::publish`]; `None` while nothing is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let earliest = self.last_at.map_or_else(Instant::now, |last| last + PERIOD);
+        self.due.then_some(earliest)
+    }
+
+    /// The epoch that a table built now gets.
+    pub(super) fn next_epoch(&self) -> u64 {
+        self.last.epoch + 1
+    }
+
+    /// Publishes the table unless it is the last one again, and returns its epoch. A table that cannot
+    /// be built leaves the last one in force.
+    pub(super) fn publish(&mut self, input: TableInput) -> u64 {
+        self.due = false;
+        let repeated = TableInput { epoch: self.last.epoch, ..input.clone() };
+        if repeated == self.last {
+            return self.last.epoch;
+        }
+        match Table::new(input.clone()) {
+            Ok(table) => {
+                self.sink.publish(Arc::new(table));
+                self.last_at = Some(Instant::now());
+                self.last = input;
+            }
+            Err(error) => error!(%error, "the table was not built; the last one stays in force"),
+        }
+        self.last.epoch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    struct Epochs(Rc<RefCell<Vec<u64>>>);
+
+    impl TableSink for Epochs {
+        fn publish(&mut self, table: Arc<Table>) {
+            self.0.borrow_mut().push(table.epoch());
+        }
+    }
+
+    fn input(epoch: u64, strict_source: bool) -> TableInput {
+        TableInput { epoch, strict_source, ..TableInput::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tables_grow_and_keep_their_distance() {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let first = Table::new(input(1, false)).unwrap();
+        let mut publisher = Publisher::new(Epochs(Rc::clone(&seen)), &first);
+        assert_eq!(publisher.deadline(), None);
+        publisher.mark();
+        assert_eq!(publisher.deadline(), Some(Instant::now()), "the first one at once");
+        assert_eq!(publisher.publish(input(2, false)), 1, "nothing new");
+        assert!(seen.borrow().is_empty());
+        assert_eq!(publisher.deadline(), None);
+        publisher.mark();
+        assert_eq!(publisher.publish(input(publisher.next_epoch(), true)), 2);
+        publisher.mark();
+        assert_eq!(publisher.deadline(), Some(Instant::now() + PERIOD));
+        assert_eq!(publisher.publish(input(publisher.next_epoch(), false)), 3);
+        assert_eq!(*seen.borrow(), [2, 3]);
+    }
+}

@@ -1,0 +1,393 @@
+//! What is known about this node, for people and probes.
+//!
+//! The control loop writes it, anybody may read it; a packet worker does neither.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::config::{NetworkConfig, SubnetRange};
+use crate::desired::{Accepted, View};
+use crate::identity::Identity;
+use crate::interface::Interface;
+use crate::lease::Leaf;
+
+/// How far the daemon has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Waiting for a network config that can be used.
+    #[default]
+    Config,
+    /// Choosing the interface.
+    Interface,
+    /// Taking a lease.
+    Lease,
+    /// Setting up the device.
+    Device,
+    /// Everything is there; leases are followed.
+    Running,
+}
+
+/// A copy of everything at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    /// How far the start has come.
+    pub phase: Phase,
+    /// The subnet file is written, packets are forwarded, and the lease is ours.
+    pub ready: bool,
+    /// Everything that is not as it should be, each with its cause; those that make the node not
+    /// ready are among them.
+    pub problems: Vec<String>,
+    /// The config in force.
+    pub config: Option<ConfigStatus>,
+    /// The config in the source differs from the one in force, and what to do.
+    pub config_change: Option<String>,
+    /// The interface that carries the traffic between hosts.
+    pub interface: Option<InterfaceStatus>,
+    /// Our own lease.
+    pub lease: Option<LeaseStatus>,
+    /// The tunnel device.
+    pub device: Option<DeviceStatus>,
+    /// Number of the last table published; 0 before the first.
+    pub epoch: u64,
+    /// Other nodes that packets are sent to.
+    pub peers: Vec<PeerStatus>,
+    /// Leases of other backends.
+    pub skipped: Vec<SkippedStatus>,
+    /// Leases that are not believed now.
+    pub rejected: Vec<RejectedStatus>,
+    /// How often leases were rejected since the start, by reason.
+    pub rejections: BTreeMap<&'static str, u64>,
+    /// Objects of others that are in the way and stay.
+    pub foreign: Vec<String>,
+    #[serde(skip)]
+    concerns: BTreeMap<Concern, String>,
+}
+
+/// The network config, short.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConfigStatus {
+    /// The backend type.
+    pub backend: &'static str,
+    /// UDP port.
+    pub port: u16,
+    /// IPv4 subnets.
+    pub v4: Option<RangeStatus>,
+    /// IPv6 subnets.
+    pub v6: Option<RangeStatus>,
+    /// Outer sources allowed besides the peers.
+    pub allowed_sources: Vec<String>,
+    /// Inner sources outside Network are dropped.
+    pub strict_source: bool,
+}
+
+/// The subnets of one family.
+#[derive(Clone, Debug, Serialize)]
+pub struct RangeStatus {
+    /// The whole network.
+    pub network: String,
+    /// Prefix length of every lease.
+    pub subnet_length: u8,
+    /// SubnetMin.
+    pub subnet_min: IpAddr,
+    /// SubnetMax.
+    pub subnet_max: IpAddr,
+}
+
+/// The interface, short.
+#[derive(Clone, Debug, Serialize)]
+pub struct InterfaceStatus {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub index: u32,
+    /// Underlay MTU of the device in bytes.
+    pub mtu: u32,
+    /// Addresses that sockets are bound to.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that other nodes send to.
+    pub public_addresses: Vec<IpAddr>,
+}
+
+/// Our own lease.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeaseStatus {
+    /// Its name in the source.
+    pub name: String,
+    /// IPv4 subnet.
+    pub subnet: Option<String>,
+    /// IPv6 subnet.
+    pub ipv6_subnet: Option<String>,
+    /// This node's identity.
+    pub id: Identity,
+}
+
+/// The tunnel device.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceStatus {
+    /// Name.
+    pub name: String,
+    /// Index.
+    pub index: u32,
+    /// MTU in bytes of inner packet.
+    pub mtu: u32,
+}
+
+/// A peer.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerStatus {
+    /// IPv4 subnet.
+    pub subnet: Option<String>,
+    /// IPv6 subnet.
+    pub ipv6_subnet: Option<String>,
+    /// Where datagrams are sent to.
+    pub outer: SocketAddr,
+    /// Outer sources that it may send from.
+    pub addresses: Vec<IpAddr>,
+    /// Its identity, if it is a weft node.
+    pub id: Option<Identity>,
+    /// Version of its `Weft` key, if it is a weft node.
+    pub weft: Option<u64>,
+    /// The path that packets take.
+    pub path: &'static str,
+    /// It takes IPv6 inside.
+    pub takes_ipv6: bool,
+    /// Number in the table.
+    pub slot: u16,
+    /// Tells apart users of one slot.
+    pub generation: u32,
+    /// Seconds since the lease was first seen.
+    pub age_seconds: u64,
+    #[serde(skip)]
+    since: Option<Instant>,
+}
+
+/// A lease for another backend.
+#[derive(Clone, Debug, Serialize)]
+pub struct SkippedStatus {
+    /// Its name in the source.
+    pub name: String,
+    /// Its type, or the paths that it lists.
+    pub backend: String,
+}
+
+/// A lease that is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RejectedStatus {
+    /// Its name in the source.
+    pub name: String,
+    /// Short name of the reason.
+    pub reason: &'static str,
+    /// The reason in words.
+    pub text: String,
+}
+
+/// What a problem is about; one problem each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Concern {
+    Start,
+    SubnetFile,
+    Lease,
+    LeaseSource,
+    Device,
+}
+
+impl Concern {
+    /// A node with this problem must not be given work.
+    fn blocks(self) -> bool {
+        self != Self::LeaseSource
+    }
+}
+
+/// Shared access to the [`Status`]. Clones see the same.
+#[derive(Clone, Debug)]
+pub struct StatusHandle {
+    sender: Arc<watch::Sender<Status>>,
+}
+
+impl Default for StatusHandle {
+    fn default() -> Self {
+        let mut status = Status::default();
+        status.concerns.insert(Concern::Start, "Starting".into());
+        status.settle();
+        Self { sender: Arc::new(watch::Sender::new(status)) }
+    }
+}
+
+impl StatusHandle {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A copy of the present state.
+    #[must_use]
+    pub fn snapshot(&self) -> Status {
+        let mut status = self.sender.borrow().clone();
+        for peer in &mut status.peers {
+            peer.age_seconds = peer.since.map_or(0, |since| since.elapsed().as_secs());
+        }
+        status
+    }
+
+    /// Whether the node is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.sender.borrow().ready
+    }
+
+    /// Wakes at every change, for example to tell a supervisor about readiness.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Status> {
+        self.sender.subscribe()
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Status)) {
+        self.sender.send_modify(|status| {
+            change(status);
+            status.settle();
+        });
+    }
+}
+
+impl Status {
+    pub(crate) fn raise(&mut self, concern: Concern, problem: String) {
+        self.concerns.insert(concern, problem);
+    }
+
+    pub(crate) fn clear(&mut self, concern: Concern) {
+        self.concerns.remove(&concern);
+    }
+
+    fn settle(&mut self) {
+        let blocked = self.concerns.keys().any(|concern| concern.blocks());
+        self.ready = self.phase == Phase::Running && !blocked;
+        self.problems = self.concerns.values().cloned().collect();
+    }
+
+    pub(crate) fn set_config(&mut self, config: &NetworkConfig) {
+        let range = |range: &SubnetRange| RangeStatus {
+            network: range.network().to_string(),
+            subnet_length: range.length(),
+            subnet_min: range.first(),
+            subnet_max: range.last(),
+        };
+        self.config = Some(ConfigStatus {
+            backend: "udp",
+            port: config.backend.port,
+            v4: config.v4.as_ref().map(range),
+            v6: config.v6.as_ref().map(range),
+            allowed_sources: config
+                .backend
+                .allowed_sources
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            strict_source: config.backend.strict_source,
+        });
+    }
+
+    pub(crate) fn set_interface(&mut self, interface: &Interface) {
+        let both = |v4: Option<std::net::Ipv4Addr>, v6: Option<std::net::Ipv6Addr>| {
+            v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6)).collect()
+        };
+        self.interface = Some(InterfaceStatus {
+            name: interface.name.clone(),
+            index: interface.index,
+            mtu: interface.mtu,
+            addresses: both(interface.address_v4, interface.address_v6),
+            public_addresses: both(interface.public_v4, interface.public_v6),
+        });
+    }
+
+    pub(crate) fn set_lease(&mut self, leaf: &Leaf, id: Identity) {
+        self.lease = Some(LeaseStatus {
+            name: leaf.to_string(),
+            subnet: leaf.v4.map(|net| net.to_string()),
+            ipv6_subnet: leaf.v6.map(|net| net.to_string()),
+            id,
+        });
+    }
+
+    /// Counts a rejection when a lease becomes rejected or is rejected for another reason.
+    pub(crate) fn set_view(&mut self, view: &View, epoch: u64) {
+        self.epoch = epoch;
+        self.peers = view.accepted.iter().map(PeerStatus::new).collect();
+        let skipped = view.skipped.iter();
+        self.skipped = skipped
+            .map(|one| SkippedStatus { name: one.name.clone(), backend: one.backend.clone() })
+            .collect();
+        let rejected: Vec<_> = view
+            .rejected
+            .iter()
+            .map(|one| RejectedStatus {
+                name: one.name.clone(),
+                reason: one.reason.name(),
+                text: one.reason.to_string(),
+            })
+            .collect();
+        for one in rejected.iter().filter(|one| !self.rejected.contains(one)) {
+            *self.rejections.entry(one.reason).or_default() += 1;
+        }
+        self.rejected = rejected;
+    }
+}
+
+impl PeerStatus {
+    fn new(accepted: &Accepted) -> Self {
+        let peer = &accepted.peer;
+        let weft = accepted.lease.attributes.weft.as_ref();
+        Self {
+            subnet: peer.subnet_v4.map(|net| net.to_string()),
+            ipv6_subnet: peer.subnet_v6.map(|net| net.to_string()),
+            outer: peer.outer,
+            addresses: peer.addresses.clone(),
+            id: weft.and_then(|weft| weft.id),
+            weft: weft.map(|weft| weft.v),
+            path: "udp",
+            takes_ipv6: peer.inner_v6,
+            slot: peer.slot,
+            generation: peer.generation,
+            age_seconds: 0,
+            since: Some(accepted.since),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_only_when_running_without_a_blocking_problem() {
+        let handle = StatusHandle::new();
+        assert!(!handle.is_ready());
+        assert_eq!(handle.snapshot().problems, ["Starting"]);
+        handle.change(|status| {
+            status.clear(Concern::Start);
+            status.raise(Concern::LeaseSource, "cannot list".into());
+        });
+        assert!(!handle.is_ready(), "not running yet");
+        handle.change(|status| status.phase = Phase::Running);
+        assert!(handle.is_ready());
+        assert_eq!(handle.snapshot().problems, ["cannot list"]);
+        handle.change(|status| status.raise(Concern::Lease, "taken".into()));
+        assert!(!handle.is_ready());
+        handle.change(|status| status.clear(Concern::Lease));
+        assert!(handle.is_ready());
+    }
+
+    #[test]
+    fn it_becomes_json() {
+        let json = serde_json::to_value(StatusHandle::new().snapshot()).unwrap();
+        assert_eq!(json["phase"], "config");
+        assert_eq!(json["ready"], false);
+        assert!(json.get("concerns").is_none());
+    }
+}
