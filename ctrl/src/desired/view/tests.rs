@@ -1,1 +1,230 @@
+use weft_forward::table::{Sender, Table};
 
+use super::*;
+use crate::source::{Change, Record, Update};
+
+struct World {
+    viewer: Viewer,
+    book: Book,
+    slots: Slots,
+}
+
+impl World {
+    fn new(config: &str, own: &str) -> Self {
+        let config = NetworkConfig::parse(config.as_bytes()).unwrap();
+        let viewer = Viewer {
+            outer_v6: config.v4.is_none(),
+            config,
+            own: own.parse().unwrap(),
+            identity: identity(1),
+            own_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        };
+        Self { viewer, book: Book::default(), slots: Slots::default() }
+    }
+
+    fn v4() -> Self {
+        Self::new(r#"{"Network":"10.5.0.0/16"}"#, "10.5.1.0-24")
+    }
+
+    fn put(&mut self, name: &str, value: &str) {
+        let record = Record { name: name.into(), value: value.into() };
+        self.book.handle(Update::Changes(vec![Change::Put(record)]), Instant::now());
+    }
+
+    fn delete(&mut self, name: &str) {
+        self.book.handle(Update::Changes(vec![Change::Deleted(name.into())]), Instant::now());
+    }
+
+    fn view(&mut self) -> View {
+        self.viewer.view(&self.book, &mut self.slots)
+    }
+
+    /// One line a peer: subnets, outer address, slot and generation.
+    fn peers(&mut self) -> Vec<String> {
+        let line = |accepted: &Accepted| {
+            let Peer { slot, generation, outer, .. } = accepted.peer;
+            format!("{} {outer} {slot}.{generation}", accepted.leaf)
+        };
+        self.view().accepted.iter().map(line).collect()
+    }
+
+    fn rejected(&mut self) -> Vec<(String, &'static str)> {
+        self.view().rejected.into_iter().map(|one| (one.name, one.reason.name())).collect()
+    }
+}
+
+fn identity(number: u8) -> Identity {
+    format!("{number:032x}").parse().unwrap()
+}
+
+fn flannel(last: u8) -> String {
+    format!(r#"{{"PublicIP":"192.0.2.{last}","PublicIPv6":null}}"#)
+}
+
+fn weft(last: u8, more: &str) -> String {
+    format!(
+        r#"{{"PublicIP":"192.0.2.{last}","PublicIPv6":null,"Weft":{{"v":1,"id":"{}"{more}}}}}"#,
+        identity(last)
+    )
+}
+
+#[test]
+fn leases_become_peers_with_their_own_port_if_they_say_one() {
+    let mut world = World::v4();
+    world.viewer.config.backend.port = 9000;
+    world.put("10.5.1.0-24", &weft(1, ""));
+    world.put("10.5.2.0-24", &flannel(2));
+    world.put("10.5.3.0-24", &weft(3, r#","paths":["udp"],"port":8285,"mtu":1472"#));
+    world.put("10.5.4.0-24", &weft(4, r#","v6":true"#));
+    assert_eq!(
+        world.peers(),
+        [
+            "10.5.2.0-24 192.0.2.2:9000 0.1",
+            "10.5.3.0-24 192.0.2.3:8285 1.1",
+            "10.5.4.0-24 192.0.2.4:9000 2.1",
+        ]
+    );
+    let view = world.view();
+    let facts: Vec<_> = view.accepted.iter().map(|one| (one.peer.inner_v6, one.peer.mtu)).collect();
+    assert_eq!(facts, [(false, None), (false, Some(1472)), (true, None)]);
+    assert!(view.rejected.is_empty() && view.skipped.is_empty());
+}
+
+#[test]
+fn the_table_finds_them() {
+    let mut world = World::v4();
+    world.put("10.5.2.0-24", &flannel(2));
+    let view = world.view();
+    let table = Table::new(world.viewer.table_input(&view, 9)).unwrap();
+    assert_eq!(table.epoch(), 9);
+    assert_eq!(table.own_v4().unwrap().to_string(), "10.5.1.0/24");
+    let peer = table.peer_for("10.5.2.7".parse().unwrap()).unwrap();
+    assert_eq!(peer, &view.accepted[0].peer);
+    assert_eq!(table.peer_from("192.0.2.2".parse().unwrap()), Sender::Peer(peer));
+}
+
+#[test]
+fn a_changed_lease_is_seen_and_gets_a_new_generation_only_if_it_moved() {
+    let mut world = World::v4();
+    world.put("10.5.2.0-24", &weft(2, ""));
+    assert_eq!(world.peers(), ["10.5.2.0-24 192.0.2.2:8285 0.1"]);
+    world.put("10.5.2.0-24", &weft(2, r#","v6":true"#));
+    assert_eq!(world.peers(), ["10.5.2.0-24 192.0.2.2:8285 0.1"]);
+    assert!(world.view().accepted[0].peer.inner_v6);
+    world.put("10.5.2.0-24", &weft(2, "").replace("192.0.2.2", "192.0.2.22"));
+    assert_eq!(world.peers(), ["10.5.2.0-24 192.0.2.22:8285 0.2"]);
+    world.put("10.5.2.0-24", &weft(3, ""));
+    assert_eq!(world.peers(), ["10.5.2.0-24 192.0.2.3:8285 0.3"], "another owner");
+    world.delete("10.5.2.0-24");
+    assert!(world.peers().is_empty());
+    world.put("10.5.7.0-24", &flannel(7));
+    assert_eq!(world.peers(), ["10.5.7.0-24 192.0.2.7:8285 0.4"]);
+}
+
+#[test]
+fn one_bad_lease_harms_no_other() {
+    let mut world = World::v4();
+    world.put("10.5.2.0-24", &flannel(2));
+    world.put("rubbish", "x");
+    world.put("10.5.3.0-24", "x");
+    world.put("10.5.4.0-24", &flannel(1));
+    world.put("10.5.5.0-25", &flannel(5));
+    world.put("10.5.2.0-24&fd00::-64", &flannel(6));
+    world.put("10.5.6.0-24", &weft(1, "").replace("192.0.2.1\"", "192.0.2.6\""));
+    world.put("10.5.1.0-24&fd00::-64", &flannel(8));
+    world.put("10.5.7.0-24", &flannel(7));
+    assert_eq!(
+        world.peers(),
+        ["10.5.2.0-24 192.0.2.2:8285 0.1", "10.5.7.0-24 192.0.2.7:8285 1.1",]
+    );
+    let expected = [
+        ("rubbish", "name"),
+        ("10.5.3.0-24", "value"),
+        ("10.5.4.0-24", "public_ip_ours"),
+        ("10.5.5.0-25", "length"),
+        ("10.5.2.0-24&fd00::-64", "overlaps_older"),
+        ("10.5.6.0-24", "own_identity"),
+        ("10.5.1.0-24&fd00::-64", "overlaps_own"),
+    ];
+    assert_eq!(world.rejected(), expected.map(|(name, reason)| (name.to_owned(), reason)));
+}
+
+#[test]
+fn what_overlapped_takes_over_when_the_older_one_goes() {
+    let mut world = World::v4();
+    world.put("10.5.2.0-24", &flannel(2));
+    world.put("10.5.2.0-24&fd00::-64", &flannel(6));
+    world.delete("10.5.2.0-24");
+    assert_eq!(world.peers(), ["10.5.2.0-24 192.0.2.6:8285 0.1"]);
+    assert!(world.rejected().is_empty());
+}
+
+#[test]
+fn leases_of_other_backends_are_listed_apart() {
+    let mut world = World::v4();
+    let typed = |kind: &str| flannel(2).replace('}', &format!(r#","BackendType":"{kind}"}}"#));
+    world.put("10.5.2.0-24", &typed("vxlan"));
+    world.put("10.5.3.0-24", &weft(3, r#","paths":["vxlan","host-gw"]"#));
+    world.put("10.5.4.0-24", &typed("udp"));
+    assert_eq!(world.peers(), ["10.5.4.0-24 192.0.2.2:8285 0.1"]);
+    let skipped: Vec<_> = world.view().skipped.into_iter().map(|one| one.backend).collect();
+    assert_eq!(skipped, ["vxlan", "vxlan,host-gw"]);
+}
+
+#[test]
+fn announced_addresses_are_believed_where_they_can_be() {
+    let mut world = World::v4();
+    let addrs = r#","addrs":["198.51.100.2","192.0.2.2","10.5.9.9","192.0.2.1","127.0.0.1","::"]"#;
+    world.put("10.5.2.0-24", &weft(2, addrs));
+    let addresses: Vec<_> =
+        world.view().accepted[0].peer.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["192.0.2.2", "198.51.100.2"]);
+}
+
+#[test]
+fn of_two_leases_with_one_address_the_newer_one_sends() {
+    let mut world = World::v4();
+    world.put("10.5.2.0-24", &weft(2, ""));
+    world.put("10.5.3.0-24", &weft(3, "").replace("192.0.2.3", "192.0.2.2"));
+    let view = world.view();
+    assert_eq!(view.accepted.len(), 2);
+    let table = Table::new(world.viewer.table_input(&view, 2)).unwrap();
+    let Sender::Peer(peer) = table.peer_from("192.0.2.2".parse().unwrap()) else {
+        panic!("nobody sends")
+    };
+    assert_eq!(peer.subnet_v4.unwrap().to_string(), "10.5.3.0/24");
+}
+
+#[test]
+fn families() {
+    let dual = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48"}"#;
+    let mut world = World::new(dual, "10.5.1.0-24&fd00:0:0:1::-64");
+    let both = r#"{"PublicIP":"192.0.2.2","PublicIPv6":"2001:db8::2","Weft":{"v":1,"v6":true}}"#;
+    world.put("10.5.2.0-24&fd00:0:0:2::-64", both);
+    world.put("0.0.0.0-0&fd00:0:0:3::-64", r#"{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::3"}"#);
+    assert_eq!(world.peers(), ["10.5.2.0-24&fd00:0:0:2::-64 192.0.2.2:8285 0.1"]);
+    assert_eq!(world.view().accepted[0].peer.addresses.len(), 2);
+    assert_eq!(world.rejected(), [("0.0.0.0-0&fd00:0:0:3::-64".to_owned(), "public_ip_missing")]);
+
+    let v6 = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48"}"#;
+    let mut world = World::new(v6, "0.0.0.0-0&fd00:0:0:1::-64");
+    world.put("10.5.2.0-24&fd00:0:0:2::-64", both);
+    assert_eq!(world.peers(), ["0.0.0.0-0&fd00:0:0:2::-64 [2001:db8::2]:8285 0.1"]);
+}
+
+proptest::proptest! {
+    /// Whatever is stored, a table can be built of it.
+    #[test]
+    fn no_leases_prevent_a_table(leases in proptest::collection::vec(
+        ("10\\.5\\.[0-9]\\.0-2[45](&fd00:0:0:[0-9]::-64)?", 1u8..6, proptest::bool::ANY), 0..40,
+    )) {
+        let dual = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48"}"#;
+        let mut world = World::new(dual, "10.5.1.0-24&fd00:0:0:1::-64");
+        for (name, last, ours) in &leases {
+            world.put(name, &if *ours { weft(*last, "") } else { flannel(*last) });
+        }
+        let view = world.view();
+        proptest::prop_assert!(Table::new(world.viewer.table_input(&view, 2)).is_ok());
+        proptest::prop_assert_eq!(world.view(), view);
+    }
+}
