@@ -14,6 +14,8 @@ mod memory;
 mod outbound;
 mod peers;
 mod shared;
+#[cfg(test)]
+mod testing;
 mod uring;
 mod worker;
 mod writes;

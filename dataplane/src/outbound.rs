@@ -10,6 +10,8 @@
 
 mod oversize;
 mod retry;
+#[cfg(test)]
+mod tests;
 mod train;
 
 use std::collections::VecDeque;
@@ -102,7 +104,8 @@ impl<F: Framer> Outbound<F> {
 
     /// Handles what is waiting, as far as trains go. What left is in `departures`.
     pub(crate) fn run(&mut self, shared: &mut Shared) {
-        if self.is_blocked() {
+        // What is still in the kernel may come back, and nothing may pass it.
+        if self.is_blocked() || self.trains.are_away() {
             return;
         }
         if self.send_again(shared) == Step::Done && self.finish(shared) == Step::Done {
@@ -167,6 +170,11 @@ impl<F: Framer> Outbound<F> {
             let left = packet.plan.count() - packet.next;
             return drop_counted(shared, DropReason::PeerGone, left);
         };
+        let is_ipv4 = state.outer.is_ipv4();
+        if !shared.locals.iter().any(|local| local.is_ipv4() == is_ipv4) {
+            let left = packet.plan.count() - packet.next;
+            return drop_counted(shared, DropReason::SendUnreachable, left);
+        }
         let step = if packet.plan.segment_len() <= state.path_mtu(shared.now_ms) {
             self.load(&mut packet, shared)
         } else {
@@ -195,6 +203,7 @@ impl<F: Framer> Outbound<F> {
                 header,
                 copy: COPY_MAX,
                 counted: true,
+                urgent: false,
             };
             let Some(train) = self.trains.board(&load, shared) else { return Step::NoTrain };
             self.framer.frame(packet.slot, &segment, train);

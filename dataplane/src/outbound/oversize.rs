@@ -9,7 +9,7 @@ use weft_forward::{
 };
 
 use super::{Outbound, Step, Unfinished, drop_counted, train::Load};
-use crate::{framer::Framer, peers::advertised_mtu, shared::Shared};
+use crate::{framer::Framer, memory::TRAINS, peers::advertised_mtu, shared::Shared};
 
 /// Memory to put packets together in.
 #[derive(Debug)]
@@ -101,6 +101,10 @@ impl<F: Framer> Outbound<F> {
         };
         // All of them or none: half a packet helps nobody.
         let most = offender.packet.len().div_ceil(mtu - MARGIN) + 1;
+        if most > usize::from(TRAINS) {
+            let segments = usize::from(offender.counted);
+            return drop_counted(shared, DropReason::FragmentFailed, segments);
+        }
         if self.trains.free() < most {
             return Step::NoTrain;
         }
@@ -124,7 +128,8 @@ impl<F: Framer> Outbound<F> {
         shared: &mut Shared,
     ) -> Step {
         let length = packet.len() + self.framer.overhead();
-        let load = Load { slot: offender.slot, length, header: length, copy: 0, counted };
+        let load =
+            Load { slot: offender.slot, length, header: length, copy: 0, counted, urgent: true };
         if length > weft_sys::gather::ARENA {
             return drop_counted(shared, DropReason::SendFailed, usize::from(counted));
         }

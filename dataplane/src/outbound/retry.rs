@@ -87,22 +87,29 @@ impl<F: Framer> Outbound<F> {
 
     /// Sends what waits, in order, as far as trains go.
     pub(super) fn send_again(&mut self, shared: &mut Shared) -> Step {
+        self.trains.queue_returned();
         while let Some(number) = self.trains.first_retry() {
             let meta = *self.trains.meta(number);
             let Some(state) = shared.peers.same(meta.slot, meta.generation) else {
-                let left = meta.counted.checked_shr(meta.redone as u32).unwrap_or(0);
-                shared.drop_outbound(DropReason::PeerGone, left.count_ones() as usize);
+                shared.drop_outbound(DropReason::PeerGone, meta.segments_left());
                 self.trains.retried();
                 self.trains.release(number);
                 continue;
             };
             let fits = meta.length - self.framer.overhead() <= state.path_mtu(shared.now_ms);
             if meta.redone == 0 && fits && (state.segmentation || meta.datagrams == 1) {
+                // What follows must not board a train in front of this one.
+                state.open = None;
                 self.trains.retry_whole();
                 continue;
             }
             if self.one_by_one(number, shared) == Step::NoTrain {
-                return Step::NoTrain;
+                if !self.trains.are_stuck() {
+                    return Step::NoTrain;
+                }
+                // Every train waits, and this one needs another to be taken apart into.
+                let left = self.trains.meta(number).segments_left();
+                shared.drop_outbound(DropReason::SendFailed, left);
             }
             self.trains.retried();
             self.trains.release(number);

@@ -10,6 +10,10 @@ use crate::{memory::TRAINS, peers::Peers, shared::Shared};
 /// 65,536 (`gso_max_size`), else it cuts in software before the device.
 const BYTES_MAX: usize = 65_400;
 
+/// Trains that packets from the device leave free: what comes back may have to be taken apart into
+/// more trains than it was, while everything else waits behind it.
+const RESERVE: usize = 8;
+
 /// One datagram that wants to board a train.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
@@ -24,6 +28,8 @@ pub(super) struct Load {
     /// Whether it stands for an inner segment. Of the fragments of one packet only the first
     /// does.
     pub counted: bool,
+    /// Whether it may take one of the last free trains.
+    pub urgent: bool,
 }
 
 /// What is known of a train beside its bytes.
@@ -47,6 +53,11 @@ impl Meta {
     /// Inner segments that the train carries.
     pub(super) fn segments(&self) -> usize {
         self.counted.count_ones() as usize
+    }
+
+    /// Of these, those that have not been sent on one by one.
+    pub(super) fn segments_left(&self) -> usize {
+        self.counted.checked_shr(self.redone as u32).unwrap_or(0).count_ones() as usize
     }
 }
 
@@ -72,6 +83,10 @@ pub(super) struct Trains {
     meta: Vec<Meta>,
     free: Vec<u16>,
     turn: Vec<u16>,
+    /// Trains in the kernel.
+    away: usize,
+    /// Trains that came back in this turn to go again: older than those in `retries`.
+    returned: Vec<u16>,
     retries: VecDeque<u16>,
     segments_max: usize,
     sequence: u64,
@@ -86,6 +101,8 @@ impl Trains {
             meta: vec![Meta::default(); count],
             free: (0..TRAINS).rev().collect(),
             turn: Vec::with_capacity(count),
+            away: 0,
+            returned: Vec::with_capacity(count),
             retries: VecDeque::with_capacity(count),
             segments_max: usize::from(segments_max).clamp(1, SEGMENTS_MAX),
             sequence: 0,
@@ -97,7 +114,17 @@ impl Trains {
     }
 
     pub(super) fn has_retries(&self) -> bool {
-        !self.retries.is_empty()
+        !self.retries.is_empty() || !self.returned.is_empty()
+    }
+
+    /// Whether the kernel still has trains. Sends never wait, so it gives them back at once.
+    pub(super) fn are_away(&self) -> bool {
+        self.away > 0
+    }
+
+    /// Whether no train is going to become free by itself.
+    pub(super) fn are_stuck(&self) -> bool {
+        self.away == 0 && self.turn.is_empty()
     }
 
     /// The train that takes `load`: the peer's open one, or a new one. `None` if none is free.
@@ -117,6 +144,9 @@ impl Trains {
         }
         let socket =
             shared.locals.iter().position(|local| local.is_ipv4() == state.outer.is_ipv4())?;
+        if self.free.len() <= RESERVE && !load.urgent {
+            return None;
+        }
         let number = self.free.pop()?;
         state.open = Some(number);
         self.turn.push(number);
@@ -174,6 +204,7 @@ impl Trains {
                 .then(|| u16::try_from(meta.length).expect("a segment is below 64 KiB"));
             depart(Departure { gather, socket: meta.socket, segment, linked });
         }
+        self.away += self.turn.len();
         self.turn.clear();
     }
 
@@ -181,6 +212,7 @@ impl Trains {
     pub(super) fn arrive(&mut self, gather: Gather) -> u16 {
         let number = gather.number();
         self.gathers[usize::from(number)] = Some(gather);
+        self.away -= 1;
         number
     }
 
@@ -199,9 +231,18 @@ impl Trains {
         self.free.push(number);
     }
 
-    /// Lets a train wait to go again, behind those that wait already.
+    /// Lets a train that came back wait to go again.
     pub(super) fn wait(&mut self, number: u16) {
-        self.retries.push_back(number);
+        self.returned.push(number);
+    }
+
+    /// Puts what came back, in the order in which it left, in front of what had not left again.
+    pub(super) fn queue_returned(&mut self) {
+        let meta = &self.meta;
+        self.returned.sort_unstable_by_key(|number| meta[usize::from(*number)].sequence);
+        for number in self.returned.drain(..).rev() {
+            self.retries.push_front(number);
+        }
     }
 
     pub(super) fn first_retry(&self) -> Option<u16> {
@@ -223,10 +264,7 @@ impl Trains {
     }
 
     pub(super) fn counted_in_retries(&self) -> usize {
-        let left = |number: &u16| {
-            let meta = &self.meta[usize::from(*number)];
-            meta.counted.checked_shr(meta.redone as u32).unwrap_or(0).count_ones() as usize
-        };
-        self.retries.iter().map(left).sum()
+        let left = |number: &u16| self.meta[usize::from(*number)].segments_left();
+        self.retries.iter().chain(&self.returned).map(left).sum()
     }
 }
