@@ -3,6 +3,9 @@
 //! A received train is split, each packet parsed and checked, and consecutive segments of one
 //! flow are joined into one write. What cannot be joined is written alone, in order.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 
 use weft_forward::{
@@ -101,6 +104,10 @@ impl<F: Framer> Inbound<F> {
 
     /// Handles one datagram from where it was left. False if writes ran out first.
     fn datagram(&mut self, index: usize, table: &Table, shared: &mut Shared) -> bool {
+        // Asked before anything is counted, so that a cursor of 0 says that nothing was.
+        if shared.writes.free() < WRITES_A_PACKET {
+            return false;
+        }
         let datagram = &self.waiting[index];
         let bytes = datagram.payload.bytes();
         let size = datagram.control.segment_size.map_or(bytes.len(), usize::from);
