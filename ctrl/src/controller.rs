@@ -381,6 +381,3 @@ fn inner_mtu(config: &NetworkConfig, interface: &Interface) -> Result<u32, Start
     }
     Ok(mtu)
 }
-
-#[cfg(test)]
-mod tests;

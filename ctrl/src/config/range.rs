@@ -172,7 +172,7 @@ impl Wish {
         for (name, address) in [(min_name, first), (max_name, last)] {
             if !network.contains(&address) {
                 mistakes.push(format!("{name} {address} is not inside the network {network}"));
-            } else if number(address) % size != 0 {
+            } else if !number(address).is_multiple_of(size) {
                 mistakes.push(format!("{name} {address} is not on a /{length} boundary"));
             }
         }

@@ -70,7 +70,7 @@ fn dot_files_and_directories_are_no_leases_and_order_is_that_of_writing() {
     let subnets = root.path().join("subnets");
     for name in ["c", "a", "b"] {
         directory.claim(name, b"x").unwrap();
-        thread::sleep(Duration::from_millis(20));
+        sleep(Duration::from_millis(20));
     }
     fs::write(subnets.join(".hidden"), "x").unwrap();
     fs::create_dir(subnets.join("directory")).unwrap();
