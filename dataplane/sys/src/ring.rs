@@ -188,15 +188,16 @@ impl Ring {
         pushed.expect("the submission queue is sized for every request there can be");
     }
 
-    /// Submits everything and, if `wait`, sleeps until something besides the sends and writes
-    /// just submitted has happened.
+    /// Submits everything, and runs the sends and writes to their end unless other completions
+    /// come first. If `wait`, sleeps until something besides them has happened.
     ///
     /// # Errors
     /// What `io_uring_enter(2)` says. `EINTR`, and `EBUSY` or `EAGAIN` of a completion queue that
     /// must be drained first, are not errors.
     pub fn enter(&mut self, wait: bool) -> io::Result<()> {
         const GETEVENTS: u32 = 1;
-        let want = if wait { self.running_now + 1 } else { 0 };
+        // With nothing to wait for, the kernel would run one link of a chain an entry.
+        let want = self.running_now + u32::from(wait);
         let submissions = self.ring.submission().len() as u32;
         // SAFETY: no argument is passed, so the kernel reads nothing but the submission queue,
         // whose entries are valid as `push` says.

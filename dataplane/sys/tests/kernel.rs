@@ -7,6 +7,8 @@
 mod limits;
 #[path = "kernel/namespace.rs"]
 mod namespace;
+#[path = "kernel/ring.rs"]
+mod ring;
 #[path = "kernel/tun.rs"]
 mod tun;
 #[path = "kernel/udp.rs"]
