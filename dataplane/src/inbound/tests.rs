@@ -42,7 +42,7 @@ fn a_datagram_is_written_as_it_is() {
         assert!(!rig.inbound.has_work());
         assert!(rig.receive(OUTER, &bytes, None));
         assert!(rig.inbound.has_work());
-        assert_eq!(rig.write_plain(), [bytes.clone()]);
+        assert_eq!(rig.write_plain(), std::slice::from_ref(&bytes));
         rig.assert_moved(&[
             ("in.trains_in", 1),
             ("in.segments_in", 1),
