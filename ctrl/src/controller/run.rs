@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::own::{OwnLease, State};
+use super::own::{Changed, OwnLease, State};
 use super::publish::Publisher;
 use super::{Acquired, RunError, Slots, TableSink, Viewer, read_config, with_cause};
 use crate::desired::Book;
@@ -135,7 +135,7 @@ impl<S: TableSink> Node<S> {
         let first = !std::mem::replace(&mut self.listed, true);
         if self.book.handle(update, Instant::now()) || first {
             self.publisher.mark();
-            self.keep_lease();
+            self.keep_lease(Changed::Later);
         }
     }
 
@@ -147,7 +147,7 @@ impl<S: TableSink> Node<S> {
             self.publisher.mark();
         }
         if self.listed {
-            self.keep_lease();
+            self.keep_lease(Changed::Now);
         }
         self.compare_config();
         self.status.change(|status| match source_problem {
@@ -156,9 +156,8 @@ impl<S: TableSink> Node<S> {
         });
     }
 
-    /// Only while the source can be read: a lease that cannot be seen is not a lease that is gone.
-    fn keep_lease(&mut self) {
-        let state = self.own.keep(&self.book);
+    fn keep_lease(&self, changed: Changed) {
+        let state = self.own.keep(&self.book, changed);
         self.status.change(|status| match state {
             State::Ours => status.clear(Concern::Lease),
             State::Lost(problem) => {
@@ -175,8 +174,7 @@ impl<S: TableSink> Node<S> {
         let epoch =
             self.publisher.publish(self.viewer.table_input(&view, self.publisher.next_epoch()));
         self.status.change(|status| {
-            let known: Vec<_> = std::mem::take(&mut status.rejected);
-            status.rejected.clone_from(&known);
+            let known = status.rejected.clone();
             status.set_view(&view, epoch);
             for one in status.rejected.iter().filter(|one| !known.contains(one)) {
                 warn!(lease = one.name, reason = one.text, "lease rejected");

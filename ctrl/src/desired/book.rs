@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::lease::Leaf;
+use crate::lease::{Leaf, Lease, Rejection};
 use crate::source::{Change, Record, Update};
 
 /// A lease that a listing does not show may have been lost with its store: an unmounted directory, a
@@ -15,7 +15,9 @@ const ABSENT_MAX: Duration = Duration::from_secs(ABSENT_SECONDS_MAX);
 /// One stored lease.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    pub(super) value: Vec<u8>,
+    value: Vec<u8>,
+    /// What the value says. Read once, because all leases are sorted again at every change.
+    pub(super) lease: Result<Lease, Rejection>,
     /// Grows with every lease first seen: who was there before whom.
     pub(super) order: u64,
     /// When it was first seen.
@@ -75,21 +77,21 @@ impl Book {
     }
 
     fn put(&mut self, record: Record, now: Instant) -> bool {
-        match self.entries.get_mut(&record.name) {
-            Some(entry) => {
-                entry.absent_since = None;
-                let changed = entry.value != record.value;
-                entry.value = record.value;
-                changed
+        let Record { name, value } = record;
+        if let Some(entry) = self.entries.get_mut(&name) {
+            entry.absent_since = None;
+            if entry.value == value {
+                return false;
             }
-            None => {
-                let order = self.next_order;
-                self.next_order += 1;
-                let entry = Entry { value: record.value, order, since: now, absent_since: None };
-                self.entries.insert(record.name, entry);
-                true
-            }
+            entry.lease = Lease::read(&name, &value);
+            entry.value = value;
+            return true;
         }
+        let lease = Lease::read(&name, &value);
+        let order = self.next_order;
+        self.next_order += 1;
+        self.entries.insert(name, Entry { value, lease, order, since: now, absent_since: None });
+        true
     }
 
     /// What is absent stays for a while, unless somebody has its subnet now.

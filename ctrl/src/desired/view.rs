@@ -80,7 +80,7 @@ impl Viewer {
         let mut owners: HashMap<IpNet, Leaf> = HashMap::new();
         for (name, entry) in book.by_age() {
             let rejected = |reason| Rejected { name: name.to_owned(), reason };
-            let lease = match Lease::read(name, &entry.value) {
+            let lease = match entry.lease.clone() {
                 Ok(lease) if lease.leaf == self.own => continue,
                 Ok(lease) => lease,
                 Err(reason) => {
