@@ -1,5 +1,8 @@
 //! A worker as its control side sees it: a thread that is started, told, watched and stopped.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     any::Any,
     io,

@@ -1,0 +1,322 @@
+//! A real worker against the running kernel, in a network namespace of its own. Needs root and
+//! `/dev/net/tun`; without them a test says `SKIPPED`.
+
+use std::{
+    io::{self, Write},
+    net::UdpSocket as StdSocket,
+    path::Path,
+    process,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use etherparse::{SlicedPacket, TransportSlice};
+use nix::{
+    errno::Errno as NixErrno,
+    sched::{CloneFlags, unshare},
+};
+use weft_sys::{
+    tun::{TunOptions, WithoutOffloads},
+    udp::SocketOptions,
+};
+
+use super::*;
+use crate::testing::{Inner, table_input};
+
+/// For everything that should happen at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One at a time: a process forked by one test (for `ip`) holds the descriptors of all others
+/// until it executes its program.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn in_namespace(name: &str, test: impl FnOnce() + Send + 'static) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let skip = |why: &str| {
+        // Past the test harness, which keeps what passing tests print to itself.
+        io::stderr().write_all(format!("SKIPPED: {name}: {why}\n").as_bytes()).unwrap();
+    };
+    if !Path::new("/dev/net/tun").exists() {
+        return skip("there is no /dev/net/tun");
+    }
+    let body = move || match unshare(CloneFlags::CLONE_NEWNET) {
+        Ok(()) => {
+            ip("link set lo up");
+            test();
+            true
+        }
+        Err(NixErrno::EPERM) => false,
+        Err(error) => panic!("unshare failed: {error}"),
+    };
+    if !thread::spawn(body).join().expect("the test passes") {
+        skip("a network namespace cannot be made (not root)");
+    }
+}
+
+fn ip(words: &str) {
+    let output = process::Command::new("ip").args(words.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn device_is_there() -> bool {
+    let words = ["link", "show", "flannel0"];
+    process::Command::new("ip").args(words).output().unwrap().status.success()
+}
+
+/// A worker on `flannel0` with 10.244.1.1/16, and a socket on 127.0.0.1:8285.
+fn start() -> Worker {
+    let options =
+        TunOptions { name: "flannel0", queue_length: 500, without: WithoutOffloads::default() };
+    let tun = Tun::open(&options).unwrap();
+    ip("link set flannel0 addrgenmode none mtu 1472");
+    ip("address add 10.244.1.1/16 dev flannel0");
+    ip("link set flannel0 up");
+    let socket = large_socket("127.0.0.1:8285");
+    let options = WorkerOptions {
+        tun,
+        segments_max: socket.segments_max(),
+        sockets: vec![socket],
+        inner_mtu: 1472,
+        table: Arc::new(Table::new(table_input()).unwrap()),
+    };
+    spawn(options).unwrap()
+}
+
+fn large_socket(address: &str) -> UdpSocket {
+    let options = SocketOptions {
+        receive_buffer: 4 << 20,
+        send_buffer: 4 << 20,
+        gro: true,
+        gso: true,
+        reuse_port: false,
+    };
+    UdpSocket::bind(address.parse().unwrap(), &options).unwrap()
+}
+
+fn socket(address: &str) -> StdSocket {
+    let socket = StdSocket::bind(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// The UDP payload of an inner packet.
+fn payload(packet: &[u8]) -> Vec<u8> {
+    match SlicedPacket::from_ip(packet).unwrap().transport {
+        Some(TransportSlice::Udp(udp)) => udp.payload().to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn answer(payload: &[u8]) -> Vec<u8> {
+    let answer = Inner::udp("10.244.2.7", "10.244.1.1", 0);
+    answer.with(|packet| packet.payload = payload.to_vec()).build()
+}
+
+#[track_caller]
+fn assert_accounted(counters: &Counters) {
+    let now = counters.snapshot();
+    let (out, inward) = (now.outbound, now.inbound);
+    assert_eq!(out.segments_in, out.segments_out + out.drops.total(), "{out:?}");
+    assert_eq!(inward.segments_in, inward.segments_out + inward.drops.total(), "{inward:?}");
+}
+
+#[test]
+fn packets_pass_both_ways_and_a_stop_leaves_nothing() {
+    in_namespace("packets_pass_both_ways_and_a_stop_leaves_nothing", || {
+        let worker = start();
+        let (pod, peer) = (socket("10.244.1.1:5201"), socket("127.0.0.2:8285"));
+        let mut buffer = [0; 2000];
+        for size in [0, 1, 100, 1000, 1444] {
+            let sent = vec![size as u8; size];
+            pod.send_to(&sent, "10.244.2.7:40000").unwrap();
+            let (length, from) = peer.recv_from(&mut buffer).unwrap();
+            assert_eq!(from, "127.0.0.1:8285".parse().unwrap());
+            assert_eq!(payload(&buffer[..length]), sent);
+
+            peer.send_to(&answer(&sent), "127.0.0.1:8285").unwrap();
+            let (length, from) = pod.recv_from(&mut buffer).unwrap();
+            assert_eq!(from, "10.244.2.7:40000".parse().unwrap());
+            assert_eq!(buffer[..length], sent);
+        }
+        assert_eq!(worker.info().engine, "uring");
+        assert!(worker.events().is_empty());
+        let counters = worker.counters();
+        assert_eq!(worker.stop(PATIENCE), Ok(()));
+        assert!(!device_is_there());
+        drop(socket("127.0.0.1:8285"));
+        let now = counters.snapshot();
+        assert_eq!((now.outbound.segments_out, now.inbound.segments_out), (5, 5));
+        assert_accounted(&counters);
+    });
+}
+
+#[test]
+fn tables_change_under_traffic_without_a_loss() {
+    in_namespace("tables_change_under_traffic_without_a_loss", || {
+        let worker = start();
+        let done = AtomicBool::new(false);
+        let (pod, peer) = (socket("10.244.1.1:5201"), socket("127.0.0.2:8285"));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut buffer = [0; 2000];
+                while let Ok((length, _)) = peer.recv_from(&mut buffer) {
+                    if length == 28 {
+                        break;
+                    }
+                    peer.send_to(&answer(&payload(&buffer[..length])), "127.0.0.1:8285").unwrap();
+                }
+            });
+            let traffic = scope.spawn(|| {
+                let mut buffer = [0; 100];
+                let mut rounds = 0_u64;
+                while !done.load(Ordering::Relaxed) {
+                    pod.send_to(&rounds.to_be_bytes(), "10.244.2.7:40000").unwrap();
+                    let length = pod.recv(&mut buffer).expect("an answer to every packet");
+                    assert_eq!(buffer[..length], rounds.to_be_bytes());
+                    rounds += 1;
+                }
+                // Ends the other side.
+                pod.send_to(&[], "10.244.2.7:40000").unwrap();
+                rounds
+            });
+            for epoch in 2..1002 {
+                let mut input = table_input();
+                input.epoch = epoch;
+                // Another peer comes and goes all the time.
+                input.peers[2].generation = epoch as u32;
+                worker.adopt(Arc::new(Table::new(input).unwrap())).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+            assert!(traffic.join().unwrap() > 10, "there was no traffic to speak of");
+        });
+        let counters = worker.counters();
+        assert_eq!(worker.stop(PATIENCE), Ok(()));
+        assert_accounted(&counters);
+        let now = counters.snapshot();
+        assert_eq!((now.outbound.drops.total(), now.inbound.drops.total()), (0, 0));
+    });
+}
+
+/// A flood in both directions, and a stop in the middle: every packet read is accounted for.
+#[test]
+fn a_stop_under_load_counts_everything() {
+    in_namespace("a_stop_under_load_counts_everything", || {
+        let worker = start();
+        let done = AtomicBool::new(false);
+        let counters = worker.counters();
+        let (pod, peer) = (socket("10.244.1.1:5201"), socket("127.0.0.2:8285"));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // The device goes away meanwhile.
+                    let _ = pod.send_to(&[1; 700], "10.244.2.7:40000");
+                    let _ = pod.send_to(&[1; 70], "10.244.99.7:40000");
+                }
+            });
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = peer.send_to(&answer(&[2; 700]), "127.0.0.1:8285");
+                    let _ = peer.send_to(b"no packet", "127.0.0.1:8285");
+                }
+            });
+            let start = Instant::now();
+            let outbound = |now: &weft_forward::counters::Snapshot| now.outbound.segments_out;
+            while {
+                let now = counters.snapshot();
+                outbound(&now) < 2000 || now.inbound.segments_out < 2000
+            } {
+                assert!(start.elapsed() < PATIENCE, "{:?}", counters.snapshot());
+                thread::sleep(Duration::from_millis(1));
+            }
+            let stopped = worker.stop(PATIENCE);
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(stopped, Ok(()));
+        });
+        assert_accounted(&counters);
+        assert!(!device_is_there());
+    });
+}
+
+#[test]
+fn a_panic_is_reported_and_cleans_up() {
+    in_namespace("a_panic_is_reported_and_cleans_up", || {
+        let worker = start();
+        worker.command(Command::Panic).unwrap();
+        let reason = "panic: told to".to_owned();
+        let dead = Event::Dead { reason: reason.clone() };
+        assert_eq!(worker.events().recv_timeout(PATIENCE), Ok(dead));
+        let start = Instant::now();
+        while worker.command(Command::Stop).is_ok() {
+            assert!(start.elapsed() < PATIENCE, "the dead take commands");
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(worker.stop(PATIENCE), Err(StopError::Died(reason)));
+        assert!(!device_is_there());
+        drop(socket("127.0.0.1:8285"));
+    });
+}
+
+#[test]
+fn a_device_that_is_taken_away_ends_the_worker() {
+    in_namespace("a_device_that_is_taken_away_ends_the_worker", || {
+        let worker = start();
+        ip("link delete flannel0");
+        let Ok(Event::Dead { reason }) = worker.events().recv_timeout(PATIENCE) else {
+            panic!("nobody was told");
+        };
+        assert!(reason.contains("flannel0"), "{reason}");
+        assert_eq!(worker.stop(PATIENCE), Err(StopError::Died(reason)));
+        drop(socket("127.0.0.1:8285"));
+    });
+}
+
+#[test]
+fn a_dropped_worker_ends_by_itself() {
+    in_namespace("a_dropped_worker_ends_by_itself", || {
+        drop(start());
+        let start = Instant::now();
+        while device_is_there() {
+            assert!(start.elapsed() < PATIENCE, "the device is still there");
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+}
+
+/// More packets in one burst than there are writes and trains, and then silence: nothing may be
+/// left lying until something else happens.
+#[test]
+fn a_burst_is_handled_without_anything_else_happening() {
+    in_namespace("a_burst_is_handled_without_anything_else_happening", || {
+        let worker = start();
+        let pod = large_socket("10.244.1.1:5201");
+        let pod = pod.as_std();
+        pod.set_nonblocking(false).unwrap();
+        pod.set_read_timeout(Some(PATIENCE)).unwrap();
+        let peer = socket("127.0.0.2:8285");
+        let mut buffer = [0; 2000];
+        for round in 0..20 {
+            // Each size opens a train, and each datagram without DF and with a jumping id is a
+            // write of its own.
+            for size in 0..120 {
+                pod.send_to(&vec![round; 300 + size], "10.244.2.7:40000").unwrap();
+            }
+            for id in 0..300 {
+                let packet = Inner::udp("10.244.2.7", "10.244.1.1", 100)
+                    .with(|packet| (packet.id, packet.dont_fragment) = (id * 2, false));
+                peer.send_to(&packet.build(), "127.0.0.1:8285").unwrap();
+            }
+            for size in 0..120 {
+                let length = peer.recv(&mut buffer).expect("the burst is sent");
+                assert_eq!(length, 328 + size);
+            }
+            for _ in 0..300 {
+                assert_eq!(pod.recv(&mut buffer).expect("the burst is written"), 100);
+            }
+        }
+        let counters = worker.counters();
+        assert_eq!(worker.stop(PATIENCE), Ok(()));
+        assert_accounted(&counters);
+    });
+}
