@@ -64,12 +64,35 @@ pub struct Status {
     pub interface: Option<Interface>,
     /// This host's lease.
     pub lease: Option<Lease>,
+    /// The overlay's device.
+    pub device: Option<Device>,
     /// How packets are moved.
     pub engine: Option<Engine>,
     /// What the workers counted.
     pub traffic: Option<Traffic>,
     /// How many other hosts packets can be sent to.
     pub peers: usize,
+    /// Number of the table in use; it grows with every change.
+    pub epoch: u64,
+    /// The network config has changed, and what to do.
+    pub config_change: Option<String>,
+    /// Leases of others that are not believed.
+    pub rejected: Vec<UnusedLease>,
+    /// Leases of other backends.
+    pub skipped: Vec<UnusedLease>,
+    /// Objects of others that are in the way and stay.
+    pub foreign: Vec<String>,
+}
+
+/// A lease that is not used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusedLease {
+    /// Its name in the source.
+    pub name: String,
+    /// Why, as a name for programs.
+    pub reason: String,
+    /// Why, as a sentence.
+    pub text: String,
 }
 
 /// The part of the network config that matters here.
@@ -105,8 +128,17 @@ pub struct Lease {
     pub subnet: Option<String>,
     /// IPv6 subnet, CIDR text.
     pub ipv6_subnet: Option<String>,
-    /// MTU of the overlay in bytes.
-    pub mtu: u16,
+    /// Identity of this host.
+    pub id: String,
+}
+
+/// The overlay's device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its MTU in bytes of inner packet.
+    pub mtu: u32,
 }
 
 /// How packets are moved.
@@ -116,8 +148,6 @@ pub struct Engine {
     pub name: String,
     /// Why this one.
     pub reason: String,
-    /// The overlay's device.
-    pub device: String,
     /// Parts and offloads in use, each by its name.
     pub features: Map<String, Value>,
 }
@@ -155,6 +185,12 @@ pub struct Peer {
     pub outer: SocketAddr,
     /// Addresses its packets may come from.
     pub addresses: Vec<IpAddr>,
+    /// `udp`.
+    pub path: String,
+    /// Its identity, if it is a weft node.
+    pub id: Option<String>,
+    /// Seconds since its lease was seen first.
+    pub age_seconds: u64,
     /// It takes IPv6 packets inside.
     pub takes_ipv6: bool,
     /// MTU of the way to it in bytes, where the workers found it smaller than expected.

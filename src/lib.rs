@@ -2,6 +2,8 @@
 //! packet workers, and the commands that ask a running daemon.
 
 pub mod admin;
+pub mod cli;
+mod daemon;
 pub mod flags;
 pub mod logging;
 pub mod options;

@@ -1,2 +1,7 @@
 //! The weft program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft::cli::run(std::env::args_os().collect())
+}

@@ -3,9 +3,11 @@
 
 mod unbuilt;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use weft_ctrl::controller;
+use weft_ctrl::interface::InterfaceOptions;
 use weft_sys::tun::WithoutOffloads;
 
 use crate::flags::{Flags, Mistake, definition};
@@ -22,37 +24,16 @@ const RENEW_MARGIN_END: i64 = 24 * 60;
 /// What the daemon was asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Directory with the network config and the leases.
-    pub lease_directory: PathBuf,
-    /// How to choose the interface for traffic between hosts.
-    pub interface: InterfaceOptions,
-    /// File for container runtimes.
-    pub subnet_file: PathBuf,
+    /// What the control loop needs.
+    pub control: controller::Options,
     /// Where to answer health probes, if at all.
     pub health: Option<SocketAddr>,
     /// Where to answer subcommands.
     pub admin_socket: PathBuf,
-    /// What must survive a restart.
-    pub state_directory: PathBuf,
     /// `--engine` was given, rather than left to us.
     pub engine_was_asked_for: bool,
     /// Features of the kernel not to use.
     pub without: Without,
-}
-
-/// How to choose the interface; see the flags of the same names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InterfaceOptions {
-    /// `--iface`, in order.
-    pub names: Vec<String>,
-    /// `--iface-regex`, in order.
-    pub patterns: Vec<String>,
-    /// `--iface-can-reach`.
-    pub can_reach: Option<IpAddr>,
-    /// `--public-ip`.
-    pub public_ipv4: Option<Ipv4Addr>,
-    /// `--public-ipv6`.
-    pub public_ipv6: Option<Ipv6Addr>,
 }
 
 /// Features of the kernel not to use.
@@ -79,13 +60,17 @@ impl Options {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        Ok(Self {
+        let control = controller::Options {
             lease_directory: flags.text("lease-dir").into(),
-            interface,
+            state_directory,
             subnet_file: flags.text("subnet-file").into(),
+            interface,
+            ip_masq: flags.boolean("ip-masq"),
+        };
+        Ok(Self {
+            control,
             health,
             admin_socket,
-            state_directory,
             engine_was_asked_for: flags.text("engine") != "auto",
             without: without(flags),
         })
@@ -125,11 +110,12 @@ impl Checker<'_> {
     }
 
     fn interface(&mut self) -> InterfaceOptions {
+        let can_reach: Option<IpAddr> = self.address("iface-can-reach", "an IP address");
         InterfaceOptions {
-            names: self.flags.list("iface").to_vec(),
-            patterns: self.flags.list("iface-regex").to_vec(),
-            can_reach: self.address("iface-can-reach", "an IP address"),
-            public_ipv4: self.address("public-ip", "an IPv4 address"),
+            iface: self.flags.list("iface").to_vec(),
+            iface_regex: self.flags.list("iface-regex").to_vec(),
+            can_reach: can_reach.map(|address| address.to_string()),
+            public_ip: self.address("public-ip", "an IPv4 address"),
             public_ipv6: self.address("public-ipv6", "an IPv6 address"),
         }
     }

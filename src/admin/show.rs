@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Drop, Drops, Peers, Status, Traffic};
+use super::{Drop, Drops, Peers, Status, Traffic, UnusedLease};
 
 /// `weft status`.
 pub fn status(status: &Status) -> String {
@@ -25,14 +25,17 @@ pub fn status(status: &Status) -> String {
     }
     if let Some(lease) = &status.lease {
         rows.push(("subnet".to_owned(), join([&lease.subnet, &lease.ipv6_subnet])));
-        rows.push(("MTU".to_owned(), lease.mtu.to_string()));
+        rows.push(("identity".to_owned(), lease.id.clone()));
+    }
+    if let Some(device) = &status.device {
+        rows.push(("device".to_owned(), format!("{}, MTU {}", device.name, device.mtu)));
     }
     if let Some(engine) = &status.engine {
         rows.push(("engine".to_owned(), format!("{} ({})", engine.name, engine.reason)));
-        rows.push(("device".to_owned(), engine.device.clone()));
         rows.extend(named("  ", &engine.features));
     }
-    rows.push(("peers".to_owned(), status.peers.to_string()));
+    rows.push(("peers".to_owned(), format!("{}, table {}", status.peers, status.epoch)));
+    rows.extend(remarks(status));
     if let Some(traffic) = &status.traffic {
         rows.extend(traffic_rows(traffic));
     }
@@ -44,12 +47,14 @@ pub fn peers(peers: &Peers) -> String {
     if peers.peers.is_empty() {
         return "No peers: no other host has a lease.\n".to_owned();
     }
-    let head = ["SUBNET", "SENT TO", "IPV6 INSIDE", "PATH MTU", "SEGMENTATION"];
+    let head = ["SUBNET", "SENT TO", "PATH", "KIND", "IPV6 INSIDE", "PATH MTU", "SEGMENTATION"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(peers.peers.iter().map(|peer| {
         vec![
             join([&peer.subnet, &peer.ipv6_subnet]),
             peer.outer.to_string(),
+            peer.path.clone(),
+            if peer.id.is_some() { "weft" } else { "flannel" }.to_owned(),
             if peer.takes_ipv6 { "yes" } else { "no" }.to_owned(),
             peer.path_mtu.map_or_else(|| "full".to_owned(), |mtu| mtu.to_string()),
             if peer.segmentation { "kernel" } else { "off" }.to_owned(),
@@ -68,6 +73,19 @@ pub fn drops(drops: &Drops) -> String {
     ];
     let shown: Vec<String> = sections.map(|(title, lines)| section(title, lines)).into();
     shown.join("\n")
+}
+
+/// What is not as somebody may expect it, though nothing is broken.
+fn remarks(status: &Status) -> Vec<(String, String)> {
+    let unused = |title: &str, leases: &[UnusedLease]| -> Vec<_> {
+        let line = |lease: &UnusedLease| format!("{}: {}", lease.name, lease.text);
+        leases.iter().map(|lease| (title.to_owned(), line(lease))).collect()
+    };
+    let mut rows = unused("  rejected", &status.rejected);
+    rows.extend(unused("  skipped", &status.skipped));
+    rows.extend(status.foreign.iter().map(|route| ("foreign route".to_owned(), route.clone())));
+    rows.extend(status.config_change.iter().map(|note| ("config".to_owned(), note.clone())));
+    rows
 }
 
 fn section(title: &str, lines: &[Drop]) -> String {

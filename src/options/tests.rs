@@ -23,12 +23,15 @@ fn the_least_that_is_needed() {
     assert_eq!(
         options,
         Options {
-            lease_directory: "/leases".into(),
-            interface: InterfaceOptions::default(),
-            subnet_file: "/run/flannel/subnet.env".into(),
+            control: controller::Options {
+                lease_directory: "/leases".into(),
+                state_directory: "/var/lib/weft".into(),
+                subnet_file: "/run/flannel/subnet.env".into(),
+                interface: InterfaceOptions::default(),
+                ip_masq: false,
+            },
             health: None,
             admin_socket: "/run/weft/weft.sock".into(),
-            state_directory: "/var/lib/weft".into(),
             engine_was_asked_for: false,
             without: Without::default(),
         }
@@ -55,15 +58,16 @@ fn every_flag_with_a_function_is_used() {
     ])
     .unwrap();
     assert_eq!(
-        options.interface,
+        options.control.interface,
         InterfaceOptions {
-            names: vec!["u1".into(), "10.0.0.1".into()],
-            patterns: vec!["^u".into()],
-            can_reach: Some("192.0.2.1".parse().unwrap()),
-            public_ipv4: Some("198.51.100.7".parse().unwrap()),
+            iface: vec!["u1".into(), "10.0.0.1".into()],
+            iface_regex: vec!["^u".into()],
+            can_reach: Some("192.0.2.1".into()),
+            public_ip: Some("198.51.100.7".parse().unwrap()),
             public_ipv6: Some("2001:db8::7".parse().unwrap()),
         }
     );
+    assert_eq!(options.control.subnet_file, Path::new("/vxlan.env"));
     assert_eq!(options.health, Some("[::1]:8080".parse().unwrap()));
     assert!(options.engine_was_asked_for);
     assert_eq!(
@@ -106,7 +110,7 @@ fn places_follow_the_stem_of_the_subnet_file() {
     ] {
         let options = check(&["--lease-dir=/l", "--subnet-file", subnet_file]).unwrap();
         assert_eq!(options.admin_socket, Path::new(socket), "{subnet_file}");
-        assert_eq!(options.state_directory, Path::new(state), "{subnet_file}");
+        assert_eq!(options.control.state_directory, Path::new(state), "{subnet_file}");
     }
     let options = check(&[
         "--lease-dir=/l",
@@ -116,7 +120,7 @@ fn places_follow_the_stem_of_the_subnet_file() {
     ])
     .unwrap();
     assert_eq!(options.admin_socket, Path::new("/a"));
-    assert_eq!(options.state_directory, Path::new("/s"));
+    assert_eq!(options.control.state_directory, Path::new("/s"));
 }
 
 #[test]

@@ -1,10 +1,10 @@
 use super::*;
-use crate::admin::{Engine, Interface, Lease, Network, Peer};
+use crate::admin::{Device, Engine, Interface, Lease, Network, Peer};
 
-#[test]
-fn a_running_daemon_shows_everything() {
+/// With something in every field that can be empty.
+fn full() -> Status {
     let counted = |name: &str| Map::from_iter([(name.to_owned(), Value::from(7))]);
-    let text = status(&Status {
+    Status {
         version: "1.2.3".into(),
         pid: 42,
         uptime_seconds: 90_061,
@@ -23,11 +23,15 @@ fn a_running_daemon_shows_everything() {
             addresses: vec!["10.168.0.2".parse().unwrap()],
             public_addresses: vec!["198.51.100.2".parse().unwrap()],
         }),
-        lease: Some(Lease { subnet: Some("10.244.1.0/24".into()), ipv6_subnet: None, mtu: 1472 }),
+        lease: Some(Lease {
+            subnet: Some("10.244.1.0/24".into()),
+            ipv6_subnet: None,
+            id: "2a".into(),
+        }),
+        device: Some(Device { name: "flannel0".into(), mtu: 1472 }),
         engine: Some(Engine {
             name: "uring".into(),
             reason: "chosen by itself".into(),
-            device: "flannel0".into(),
             features: Map::from_iter([("segments_max".into(), Value::from(128))]),
         }),
         traffic: Some(Traffic {
@@ -36,9 +40,22 @@ fn a_running_daemon_shows_everything() {
             other: counted("turns"),
         }),
         peers: 3,
-    });
+        epoch: 9,
+        config_change: Some("It has changed.".into()),
+        rejected: vec![UnusedLease {
+            name: "10.244.7.0-24".into(),
+            reason: "own_address".into(),
+            text: "Its address is ours.".into(),
+        }],
+        skipped: vec![],
+        foreign: vec!["10.244.0.0/16 dev x".into()],
+    }
+}
+
+#[test]
+fn a_running_daemon_shows_everything() {
     assert_eq!(
-        text,
+        status(&full()),
         "\
 version           1.2.3
 process           42, up 1 d 01:01:01
@@ -50,11 +67,14 @@ interface         u1, MTU 1500
 addresses         10.168.0.2
 public addresses  198.51.100.2
 subnet            10.244.1.0/24
-MTU               1472
+identity          2a
+device            flannel0, MTU 1472
 engine            uring (chosen by itself)
-device            flannel0
   segments max    128
-peers             3
+peers             3, table 9
+  rejected        10.244.7.0-24: Its address is ours.
+foreign route     10.244.0.0/16 dev x
+config            It has changed.
 outbound
   segments in     7
 inbound
@@ -86,6 +106,9 @@ fn peers_line_up() {
         ipv6_subnet: Some("fd00:2::/64".into()),
         outer: "10.168.0.3:8285".parse().unwrap(),
         addresses: vec![],
+        path: "udp".into(),
+        id: Some("1f".into()),
+        age_seconds: 5,
         takes_ipv6: true,
         path_mtu: None,
         segmentation: true,
@@ -93,6 +116,7 @@ fn peers_line_up() {
     let limited = Peer {
         subnet: Some("10.244.3.0/24".into()),
         ipv6_subnet: None,
+        id: None,
         takes_ipv6: false,
         path_mtu: Some(1280),
         segmentation: false,
@@ -101,9 +125,9 @@ fn peers_line_up() {
     assert_eq!(
         peers(&Peers { peers: vec![peer, limited] }),
         "\
-SUBNET                      SENT TO          IPV6 INSIDE  PATH MTU  SEGMENTATION
-10.244.2.0/24, fd00:2::/64  10.168.0.3:8285  yes          full      kernel
-10.244.3.0/24               10.168.0.3:8285  no           1280      off
+SUBNET                      SENT TO          PATH  KIND     IPV6 INSIDE  PATH MTU  SEGMENTATION
+10.244.2.0/24, fd00:2::/64  10.168.0.3:8285  udp   weft     yes          full      kernel
+10.244.3.0/24               10.168.0.3:8285  udp   flannel  no           1280      off
 "
     );
     assert_eq!(peers(&Peers::default()), "No peers: no other host has a lease.\n");

@@ -1,0 +1,222 @@
+//! What the program was called to do.
+//!
+//! The daemon's command line follows Go's rules, so it is taken apart before anything else looks
+//! at it; the other commands are ours and follow today's habits.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing::{error, info, warn};
+
+use crate::admin::client::{AskError, ask, decode};
+use crate::admin::{Question, show};
+use crate::daemon;
+use crate::flags::{self, Flags, Mistake};
+use crate::logging;
+use crate::options::{ADMIN_SOCKET, Options, unused};
+
+/// The version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// A wrong command line.
+const BAD_FLAG: u8 = 2;
+
+/// Called under this name the program is the daemon.
+const DAEMON_NAME: &str = "flanneld";
+
+/// Runs the program with its arguments, the first of which is the name it was called by.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
+    let name = arguments.first().map(PathBuf::from).unwrap_or_default();
+    if name.file_name().is_some_and(|name| name == DAEMON_NAME) {
+        return run_daemon(&name.to_string_lossy(), arguments.get(1..).unwrap_or_default());
+    }
+    if arguments.get(1).is_some_and(|word| word == "daemon") {
+        let program = format!("{} daemon", name.to_string_lossy());
+        return run_daemon(&program, &arguments[2..]);
+    }
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => run_question(&cli.command),
+        Err(error) => {
+            // Help goes to stdout, mistakes to stderr; a closed pipe is nobody's loss.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(BAD_FLAG))
+        }
+    }
+}
+
+/// An overlay network daemon: a drop-in for flanneld with a fast userspace dataplane.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weft",
+    version,
+    after_help = "The daemon: weft daemon [OPTION]...\nIt takes the flags of flanneld, and is also \
+                  run when the program is called flanneld; weft daemon --help lists them."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the state of the running daemon
+    Status(Asking),
+    /// Show the other hosts
+    Peers(Asking),
+    /// Show packets that were not handed on, and why
+    Drops(Asking),
+}
+
+#[derive(Debug, Args)]
+struct Asking {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// The daemon's socket
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+    admin_socket: PathBuf,
+}
+
+fn run_question(command: &Command) -> ExitCode {
+    let (question, asking) = match command {
+        Command::Status(asking) => (Question::Status, asking),
+        Command::Peers(asking) => (Question::Peers, asking),
+        Command::Drops(asking) => (Question::Drops, asking),
+    };
+    match answer(question, asking) {
+        Ok(text) => {
+            // A closed pipe, as with `weft peers | head`, is nobody's loss.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("weft: {:#}", anyhow::Error::from(error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn answer(question: Question, asking: &Asking) -> Result<String, AskError> {
+    let answer = ask(&asking.admin_socket, question)?;
+    if asking.json {
+        return Ok(format!("{answer}\n"));
+    }
+    Ok(match question {
+        Question::Status => show::status(&decode(&answer)?),
+        Question::Peers => show::peers(&decode(&answer)?),
+        Question::Drops => show::drops(&decode(&answer)?),
+    })
+}
+
+fn run_daemon(program: &str, arguments: &[OsString]) -> ExitCode {
+    let (flags, options) = match read_command_line(arguments) {
+        Ok(Asked::Help) => {
+            print!("{}", flags::usage(program));
+            return ExitCode::SUCCESS;
+        }
+        Ok(Asked::Version) => {
+            eprintln!("{VERSION}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Asked::Run(flags, options)) => (flags, options),
+        Err(refusal) => {
+            eprint!("{}", refusal.text(program));
+            return ExitCode::from(BAD_FLAG);
+        }
+    };
+    logging::start(flags.integer("v"));
+    log_flags(&flags);
+    match daemon::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            error!("{failure:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Asked {
+    Help,
+    Version,
+    Run(Flags, Box<Options>),
+}
+
+/// Why the daemon is not even started.
+struct Refusal {
+    mistakes: Vec<Mistake>,
+    /// The flags themselves were wrong, so that their list helps.
+    show_usage: bool,
+}
+
+impl Refusal {
+    /// The mistakes come last: the usage is longer than a screen.
+    fn text(&self, program: &str) -> String {
+        let mut text = if self.show_usage { flags::usage(program) } else { String::new() };
+        for mistake in &self.mistakes {
+            text.push_str(&format!("{program}: {mistake}\n"));
+        }
+        text
+    }
+}
+
+fn read_command_line(arguments: &[OsString]) -> Result<Asked, Refusal> {
+    let by_flags = |mistakes| Refusal { mistakes, show_usage: true };
+    let arguments = as_text(arguments).map_err(by_flags)?;
+    let variable = |name: &str| std::env::var(name).ok();
+    let flags = match Flags::parse(&arguments, variable).map_err(by_flags)? {
+        flags::Command::Help => return Ok(Asked::Help),
+        flags::Command::Version => return Ok(Asked::Version),
+        flags::Command::Run(flags) => flags,
+    };
+    let options =
+        Options::check(&flags).map_err(|mistakes| Refusal { mistakes, show_usage: false })?;
+    Ok(Asked::Run(flags, Box::new(options)))
+}
+
+fn as_text(arguments: &[OsString]) -> Result<Vec<String>, Vec<Mistake>> {
+    let (texts, mistakes): (Vec<_>, Vec<_>) =
+        arguments.iter().map(|argument| argument.clone().into_string()).partition(Result::is_ok);
+    if !mistakes.is_empty() {
+        let sentence = |wrong: OsString| Mistake(format!("argument {wrong:?} is not UTF-8 text"));
+        return Err(mistakes.into_iter().filter_map(Result::err).map(sentence).collect());
+    }
+    Ok(texts.into_iter().flatten().collect())
+}
+
+fn log_flags(flags: &Flags) {
+    info!(version = VERSION, options = flags.describe(), "starting");
+    for mistake in flags.rejected() {
+        error!(%mistake, "a variable has a bad value; the default holds");
+    }
+    if !flags.ignored().is_empty() {
+        warn!(
+            arguments = ?flags.ignored(),
+            "arguments after the flags are ignored; booleans take a value only as --flag=value"
+        );
+    }
+    if !unused(flags).is_empty() {
+        info!(flags = ?unused(flags), "not used, because --lease-dir is the source");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::os::unix::ffi::OsStringExt;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_that_are_no_text_are_all_named() {
+        let bad = || OsString::from_vec(vec![0xff]);
+        let mistakes = as_text(&[bad(), "--v=1".into(), bad()]).unwrap_err();
+        assert_eq!(mistakes.len(), 2);
+    }
+}

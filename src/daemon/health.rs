@@ -1,0 +1,122 @@
+//! `/healthz` and `/readyz`, exactly as flanneld answers them.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+/// A probe sends its few headers at once.
+const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection is closed after this time, idle or not, so that nobody can hold a place for ever.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Connections served at once: a few probes and scrapers. More wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+
+/// Bytes of a request's head; the smallest that the HTTP library can be told.
+const HEAD_BYTES_MAX: usize = 8192;
+
+/// Pause after a failed accept, which happens when the process has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Asked for every probe.
+pub(super) type Question = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// Why the endpoints could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "Could not listen on {address} for the health endpoints; choose another --healthz-port or \
+     --healthz-ip if somebody else has it"
+)]
+pub(super) struct OpenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// The open port.
+#[derive(Debug)]
+pub(super) struct Health {
+    listener: TcpListener,
+}
+
+impl Health {
+    /// Takes the port.
+    pub(super) async fn open(address: SocketAddr) -> Result<Self, OpenError> {
+        let listener = TcpListener::bind(address).await;
+        Ok(Self { listener: listener.map_err(|source| OpenError { address, source })? })
+    }
+
+    /// The address taken, with the port chosen if 0 was asked for.
+    pub(super) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Answers until the future is dropped. `/readyz` says what `is_ready` says.
+    pub(super) async fn serve(&self, is_ready: Question) -> Infallible {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let is_ready = Arc::clone(&is_ready);
+                    tokio::spawn(async move {
+                        serve_connection(stream, is_ready).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "could not accept a health probe");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, is_ready: Question) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = answer(request.uri().path(), is_ready());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_PATIENCE)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_AGE_MAX, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "health connection broke"),
+        Err(_) => debug!("health connection closed for its age"),
+    }
+}
+
+fn answer(path: &str, ready: bool) -> Response<Full<Bytes>> {
+    let (status, body) = match path {
+        "/healthz" => (StatusCode::OK, "flanneld is running"),
+        "/readyz" if ready => (StatusCode::OK, "flanneld is ready"),
+        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet"),
+        _ => (StatusCode::NOT_FOUND, "404 page not found\n"),
+    };
+    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! What the kernel counted around us: losses that no counter of ours can see.
+
+use std::fs;
+use std::path::Path;
+
+use weft_ctrl::controller::DEVICE_NAME;
+use weft_forward::counters::Snapshot;
+
+use crate::admin::Drop;
+
+/// Losses just outside of our hands: in the device, and in the sockets' receive queues.
+pub(super) fn losses(snapshot: &Snapshot) -> Vec<Drop> {
+    let device = Path::new("/sys/class/net").join(DEVICE_NAME).join("statistics");
+    let queue_full = "The device dropped packets on their way to us: its queue was full.";
+    let refused = "The kernel dropped packets that we had written into the device.";
+    let overflow = "The kernel dropped datagrams for us: the socket's receive buffer was full.";
+    let lines = [
+        ("flannel0_tx_dropped", number(&device.join("tx_dropped")), queue_full),
+        ("flannel0_rx_dropped", number(&device.join("rx_dropped")), refused),
+        ("receive_overflow", snapshot.receive_overflow, overflow),
+    ];
+    without_zeros(lines)
+}
+
+/// Counters of the whole host that look like losses of ours. A send that finds the buffer full
+/// counts there too, and we repeat it; full receive buffers are those of every socket.
+pub(super) fn not_losses() -> Vec<Drop> {
+    let table = fs::read_to_string("/proc/net/snmp").unwrap_or_default();
+    let send = "Sends of any program that found a full buffer; we repeat ours.";
+    let receive = "Datagrams for any program that found a full buffer; ours are counted above.";
+    without_zeros([
+        ("UdpSndbufErrors", udp_counter(&table, "SndbufErrors"), send),
+        ("UdpRcvbufErrors", udp_counter(&table, "RcvbufErrors"), receive),
+    ])
+}
+
+fn without_zeros<const N: usize>(lines: [(&str, u64, &str); N]) -> Vec<Drop> {
+    let named = |(reason, count, text): (&str, u64, &str)| Drop {
+        reason: reason.to_owned(),
+        count,
+        text: text.to_owned(),
+    };
+    lines.into_iter().filter(|(_, count, _)| *count > 0).map(named).collect()
+}
+
+/// The number in a file, 0 if it is not there.
+fn number(path: &Path) -> u64 {
+    fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// A counter of the two `Udp:` lines of `/proc/net/snmp`, the first of which holds the names.
+fn udp_counter(table: &str, name: &str) -> u64 {
+    let mut lines = table.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    pairs.find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TABLE: &str = "\
+Ip: Forwarding DefaultTTL
+Ip: 1 64
+Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors
+Udp: 10 20 30 40 50 60 70
+UdpLite: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors
+UdpLite: 1 2 3 4 5 6
+";
+
+    #[test]
+    fn counters_are_found_by_name() {
+        assert_eq!(udp_counter(TABLE, "SndbufErrors"), 60);
+        assert_eq!(udp_counter(TABLE, "RcvbufErrors"), 50);
+        assert_eq!(udp_counter(TABLE, "Nonsense"), 0);
+        assert_eq!(udp_counter("Udp: A\n", "A"), 0);
+    }
+
+    #[test]
+    fn this_kernel_has_the_table() {
+        let table = fs::read_to_string("/proc/net/snmp").unwrap();
+        assert!(table.contains(" SndbufErrors"), "{table}");
+    }
+
+    #[test]
+    fn zeros_are_left_out() {
+        let drops = without_zeros([("a", 0, "A."), ("b", 1, "B.")]);
+        assert_eq!(drops, [Drop { reason: "b".into(), count: 1, text: "B.".into() }]);
+    }
+}

@@ -1,0 +1,80 @@
+//! flanneld's start-up sequence with our device, sockets and worker in it, and what runs after it.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+use weft_ctrl::controller::{self, Begun};
+use weft_dataplane::{Event, WorkerOptions};
+use weft_forward::table::{Table, TableInput};
+use weft_sys::udp::UdpSocket;
+
+use super::device;
+use super::forwarding::{Forwarding, Tables};
+use super::state::State;
+use super::tell_supervisor;
+use crate::options::{Options, Without};
+
+/// Comes back only with what ends the daemon.
+pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()> {
+    let begun = controller::begin(options.control.clone(), state.control()).await?;
+    let opened = open(&begun, options.without).await?;
+    let (name, index) = (opened.tun.name().to_owned(), opened.tun.index());
+    // With an empty table, so that a kernel that refuses the engine is found out before the lease
+    // is taken.
+    let (forwarding, mut events) = Forwarding::start(opened)?;
+    state.set_forwarding(Arc::clone(&forwarding));
+    let acquired = begun.acquire()?;
+    forwarding.adopt(acquired.first_table())?;
+    let running = acquired.configure(&name, index).await?;
+    tokio::select! {
+        outcome = running.run(Tables(forwarding), std::future::pending()) => outcome?,
+        death = follow_events(&mut events, state) => bail!("The packet worker has ended: {death}"),
+        never = announce_readiness(state) => match never {},
+    }
+    Ok(())
+}
+
+async fn open(begun: &Begun, without: Without) -> Result<WorkerOptions> {
+    let tun = device::open_device(without).await?;
+    let sockets = device::open_sockets(&begun.bind_addresses(), without).await?;
+    let segments_max = sockets.iter().map(UdpSocket::segments_max).min().unwrap_or(1);
+    let inner_mtu = u16::try_from(begun.mtu()).context("the MTU is too large for IP")?;
+    let table = Table::new(TableInput::default()).context("the empty table was refused")?;
+    Ok(WorkerOptions { tun, sockets, segments_max, inner_mtu, table: Arc::new(table) })
+}
+
+/// Ends with the reason when the worker has ended by itself.
+async fn follow_events(events: &mut mpsc::Receiver<Event>, state: &State) -> String {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Dead { reason } => return reason,
+            other => state.handle_event(&other),
+        }
+    }
+    "it left no reason".to_owned()
+}
+
+/// Tells the supervisor once, and everybody who reads the log at every change.
+async fn announce_readiness(state: &State) -> std::convert::Infallible {
+    let mut statuses = state.control().subscribe();
+    let (mut was_ready, mut told) = (false, false);
+    loop {
+        let (ready, problems) = {
+            let status = statuses.borrow_and_update();
+            (status.ready, status.problems.clone())
+        };
+        if ready && !was_ready {
+            info!("ready");
+        } else if was_ready && !ready {
+            warn!(?problems, "not ready any more");
+        }
+        if ready && !told {
+            tell_supervisor(sd_notify::NotifyState::Ready);
+            told = true;
+        }
+        was_ready = ready;
+        statuses.changed().await.expect("the handle outlives this loop");
+    }
+}

@@ -1,0 +1,262 @@
+//! What the daemon knows about itself, for the answers to subcommands and probes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+use weft_ctrl::status::{self, StatusHandle};
+use weft_dataplane::Event;
+use weft_forward::counters::{DropsSnapshot, Snapshot};
+use weft_forward::drops::DropReason;
+
+use super::events::{Paths, PeerId};
+use super::forwarding::Forwarding;
+use super::kernel;
+use crate::admin::{
+    Answers, Device, Drop, Drops, Engine, Interface, Lease, Network, Peer, Peers, Status, Traffic,
+    UnusedLease,
+};
+use crate::cli::VERSION;
+
+/// Shared by the start-up, the servers and the control loop, which keeps its own part in a handle.
+#[derive(Debug)]
+pub(super) struct State {
+    started: Instant,
+    source: String,
+    engine_reason: &'static str,
+    control: StatusHandle,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    forwarding: Option<Arc<Forwarding>>,
+    paths: Paths,
+}
+
+impl State {
+    /// Nothing known yet. `source` says where leases come from, `engine_reason` why this engine.
+    pub(super) fn new(source: String, engine_reason: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            started: Instant::now(),
+            source,
+            engine_reason,
+            control: StatusHandle::new(),
+            known: Mutex::default(),
+        })
+    }
+
+    /// The part of the control loop.
+    pub(super) fn control(&self) -> StatusHandle {
+        self.control.clone()
+    }
+
+    /// Packets are moved from now on.
+    pub(super) fn set_forwarding(&self, forwarding: Arc<Forwarding>) {
+        self.known().forwarding = Some(forwarding);
+    }
+
+    /// The worker, if there is one.
+    pub(super) fn forwarding(&self) -> Option<Arc<Forwarding>> {
+        self.known().forwarding.clone()
+    }
+
+    /// Remembers what a worker told about a path. `Dead` is for the caller.
+    pub(super) fn handle_event(&self, event: &Event) {
+        let paths = &mut self.known().paths;
+        match event {
+            Event::PathMtu { slot, generation, mtu } => {
+                paths.handle_path_mtu(PeerId { slot: *slot, generation: *generation }, *mtu);
+            }
+            Event::SegmentationOff { slot, generation, error } => {
+                let peer = PeerId { slot: *slot, generation: *generation };
+                paths.handle_segmentation_off(peer, &error.to_string());
+            }
+            Event::Dead { .. } => {}
+        }
+    }
+
+    /// Nothing panics while it holds the lock in a way that would leave halves behind.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answers for State {
+    fn status(&self) -> Status {
+        let control = self.control.snapshot();
+        let forwarding = self.forwarding();
+        let forwarding = forwarding.as_deref();
+        Status {
+            version: VERSION.to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            ready: control.ready,
+            source: self.source.clone(),
+            network: control.config.as_ref().map(network),
+            engine: forwarding.map(|forwarding| engine(forwarding, self.engine_reason)),
+            traffic: forwarding.map(|forwarding| traffic(&forwarding.snapshot())),
+            peers: control.peers.len(),
+            epoch: control.epoch,
+            rejected: control.rejected.iter().map(rejected).collect(),
+            skipped: control.skipped.iter().map(skipped).collect(),
+            interface: control.interface.map(|interface| Interface {
+                name: interface.name,
+                mtu: interface.mtu,
+                addresses: interface.addresses,
+                public_addresses: interface.public_addresses,
+            }),
+            lease: control.lease.map(|lease| Lease {
+                subnet: lease.subnet,
+                ipv6_subnet: lease.ipv6_subnet,
+                id: lease.id.to_string(),
+            }),
+            device: control.device.map(|device| Device { name: device.name, mtu: device.mtu }),
+            problems: control.problems,
+            config_change: control.config_change,
+            foreign: control.foreign,
+        }
+    }
+
+    fn peers(&self) -> Peers {
+        let control = self.control.snapshot();
+        let paths = &self.known().paths;
+        Peers { peers: control.peers.into_iter().map(|peer| describe(peer, paths)).collect() }
+    }
+
+    fn drops(&self) -> Drops {
+        let Some(forwarding) = self.forwarding() else { return Drops::default() };
+        let snapshot = forwarding.snapshot();
+        Drops {
+            outbound: reasons(&snapshot.outbound.drops),
+            inbound: reasons(&snapshot.inbound.drops),
+            kernel: kernel::losses(&snapshot),
+            not_loss: kernel::not_losses(),
+        }
+    }
+}
+
+fn network(config: &status::ConfigStatus) -> Network {
+    Network {
+        ipv4: config.v4.as_ref().map(|range| range.network.clone()),
+        ipv6: config.v6.as_ref().map(|range| range.network.clone()),
+        backend: config.backend.to_owned(),
+        port: config.port,
+    }
+}
+
+fn rejected(lease: &status::RejectedStatus) -> UnusedLease {
+    UnusedLease {
+        name: lease.name.clone(),
+        reason: lease.reason.to_owned(),
+        text: lease.text.clone(),
+    }
+}
+
+fn skipped(lease: &status::SkippedStatus) -> UnusedLease {
+    UnusedLease {
+        name: lease.name.clone(),
+        reason: "other_backend".to_owned(),
+        text: format!("It is for another backend: {}.", lease.backend),
+    }
+}
+
+fn describe(peer: status::PeerStatus, paths: &Paths) -> Peer {
+    let id = PeerId { slot: peer.slot, generation: peer.generation };
+    Peer {
+        slot: peer.slot,
+        generation: peer.generation,
+        subnet: peer.subnet,
+        ipv6_subnet: peer.ipv6_subnet,
+        outer: peer.outer,
+        addresses: peer.addresses,
+        path: peer.path.to_owned(),
+        id: peer.id.map(|id| id.to_string()),
+        age_seconds: peer.age_seconds,
+        takes_ipv6: peer.takes_ipv6,
+        path_mtu: paths.path_mtu(id),
+        segmentation: paths.segments(id),
+    }
+}
+
+fn engine(forwarding: &Forwarding, reason: &str) -> Engine {
+    let info = forwarding.info();
+    let features = json!({
+        "ring": info.reason,
+        "device_checksum": info.offloads.checksum,
+        "device_tso": info.offloads.tso,
+        "device_tso_ecn": info.offloads.tso_ecn,
+        "device_uso": info.offloads.uso,
+        "segments_max": info.segments_max,
+        "joined_receive": info.joins_datagrams,
+        "checksum": info.checksum,
+        "buffer_bytes_max": info.memory,
+    });
+    Engine {
+        name: info.engine.to_owned(),
+        reason: reason.to_owned(),
+        features: if let Value::Object(features) = features { features } else { Map::new() },
+    }
+}
+
+fn traffic(snapshot: &Snapshot) -> Traffic {
+    let mut outbound = numbers(snapshot.outbound.fields());
+    outbound.insert("drops".to_owned(), snapshot.outbound.drops.total().into());
+    let mut inbound = numbers(snapshot.inbound.fields());
+    inbound.insert("drops".to_owned(), snapshot.inbound.drops.total().into());
+    Traffic { outbound, inbound, other: numbers(snapshot.fields()) }
+}
+
+fn numbers(fields: impl Iterator<Item = (&'static str, u64)>) -> Map<String, Value> {
+    fields.map(|(name, number)| (name.to_owned(), number.into())).collect()
+}
+
+fn reasons(drops: &DropsSnapshot) -> Vec<Drop> {
+    let line = |(reason, count): (DropReason, u64)| Drop {
+        reason: reason.name().to_owned(),
+        count,
+        text: reason.text().to_owned(),
+    };
+    drops.iter().filter(|(_, count)| *count > 0).map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_forward::counters::Counters;
+
+    #[test]
+    fn a_daemon_that_waits_answers_everything() {
+        let state = State::new("directory /l".into(), "chosen by itself");
+        assert_eq!(state.peers(), Peers::default());
+        assert_eq!(state.drops(), Drops::default());
+        let status = state.status();
+        assert_eq!((status.engine, status.ready), (None, false));
+        assert_eq!(status.source, "directory /l");
+        assert!(!status.problems.is_empty(), "it says why it is not ready");
+    }
+
+    #[test]
+    fn only_reasons_that_occurred_are_listed() {
+        let counters = Counters::default();
+        counters.outbound.drops.add(DropReason::NoRoute, 3);
+        let lines = reasons(&counters.snapshot().outbound.drops);
+        assert_eq!(lines.len(), 1);
+        assert_eq!((lines[0].reason.as_str(), lines[0].count), ("no_route", 3));
+        assert_eq!(lines[0].text, DropReason::NoRoute.text());
+    }
+
+    #[test]
+    fn traffic_has_the_sums_of_drops() {
+        let counters = Counters::default();
+        counters.inbound.segments_in.add(9);
+        counters.inbound.drops.add(DropReason::UnknownSender, 3);
+        counters.inbound.drops.add(DropReason::Truncated, 1);
+        counters.turns.add(5);
+        let traffic = traffic(&counters.snapshot());
+        assert_eq!(traffic.inbound["segments_in"], 9);
+        assert_eq!(traffic.inbound["drops"], 4);
+        assert_eq!(traffic.outbound["drops"], 0);
+        assert_eq!(traffic.other["turns"], 5);
+    }
+}
