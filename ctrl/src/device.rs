@@ -11,6 +11,8 @@ mod keep;
 pub mod plan;
 mod read;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

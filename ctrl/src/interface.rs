@@ -16,6 +16,8 @@
 mod choose;
 pub mod reader;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

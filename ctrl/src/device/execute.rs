@@ -12,6 +12,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
+use tracing::debug;
 
 use super::ROUTE_PROTOCOL;
 use super::plan::{Action, Actual, length_of};
@@ -28,24 +29,33 @@ const NOT_PERMITTED: i32 = 1;
 /// `EROFS`.
 const READ_ONLY: i32 = 30;
 
-/// Does every step, whatever becomes of the others. Returns a sentence for each that failed and
-/// is needed.
+/// What became of the steps.
+#[derive(Default)]
+pub(super) struct Executed {
+    /// The steps that succeeded.
+    pub(super) done: Vec<String>,
+    /// A sentence for each that failed and is needed.
+    pub(super) failures: Vec<String>,
+}
+
+/// Does every step, whatever becomes of the others.
 pub(super) async fn execute(
     netlink: &Netlink,
     actual: &Actual,
     device: &str,
     actions: &[Action],
-) -> Vec<String> {
-    let mut failures = Vec::new();
+) -> Executed {
+    let mut executed = Executed::default();
     for action in actions {
-        let Err(error) = step(netlink, actual.index, device, action).await else { continue };
-        if matches!(action, Action::Set(setting) if !setting.is_needed()) {
-            tracing::debug!(%error, %action, device, "a setting that can be done without");
-            continue;
+        match step(netlink, actual.index, device, action).await {
+            Ok(()) => executed.done.push(action.to_string()),
+            Err(error) if matches!(action, Action::Set(setting) if !setting.is_needed()) => {
+                debug!(%error, %action, device, "a setting that can be done without");
+            }
+            Err(error) => executed.failures.push(sentence(device, action, &error)),
         }
-        failures.push(sentence(device, action, &error));
     }
-    failures
+    executed
 }
 
 fn sentence(device: &str, action: &Action, error: &io::Error) -> String {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::execute::execute;
+use super::execute::{Executed, execute};
 use super::plan::{Actual, plan};
 use super::read::{name_foreign_routes, read};
 use super::{DesiredDevice, DeviceError, DeviceGone, Report, events};
@@ -95,12 +95,12 @@ impl Pass<'_> {
     async fn run(&self) -> Result<Outcome, PassError> {
         let actual = self.read().await?;
         let actions = plan(&actual, self.desired);
-        for action in &actions {
-            debug!(%action, device = self.desired.name, "to be done");
-        }
-        let failures = execute(self.netlink, &actual, &self.desired.name, &actions).await;
-        if self.index.is_some() && failures.len() < actions.len() {
-            info!(device = self.desired.name, steps = ?texts(&actions), "put in order again");
+        let Executed { done, failures } =
+            execute(self.netlink, &actual, &self.desired.name, &actions).await;
+        if self.index.is_some() && !done.is_empty() {
+            info!(device = self.desired.name, ?done, "put in order again");
+        } else {
+            debug!(device = self.desired.name, ?done, "put in order");
         }
         let actual = if actions.is_empty() { actual } else { self.read().await? };
         let foreign = name_foreign_routes(self.netlink, &actual, self.desired).await?;
@@ -115,10 +115,6 @@ impl Pass<'_> {
         }
         Ok(actual)
     }
-}
-
-fn texts(actions: &[super::plan::Action]) -> Vec<String> {
-    actions.iter().map(ToString::to_string).collect()
 }
 
 struct Keeper<'a> {

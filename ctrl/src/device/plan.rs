@@ -12,6 +12,9 @@ use crate::interface::snapshot::{Address, Route};
 /// `RT_SCOPE_UNIVERSE` (linux/rtnetlink.h): the destination may be anywhere.
 pub(super) const SCOPE_ANYWHERE: u8 = 0;
 
+/// `RTPROT_KERNEL`: a route that belongs to an address.
+const PROTOCOL_KERNEL: u8 = 2;
+
 /// What an IPv6 route gets that asks for no metric (`IP6_RT_PRIO_USER`, linux/ipv6_route.h).
 /// IPv4's default is 0.
 pub(super) const METRIC_V6: u32 = 1024;
@@ -147,9 +150,16 @@ fn add_route(actual: &Actual, network: IpNet) -> Option<Action> {
     }
     match actual.routes.iter().find(|route| has_our_place(route, network)) {
         None => Some(Action::AddRoute(network)),
-        Some(route) if route.protocol == ROUTE_PROTOCOL => Some(Action::ReplaceRoute(network)),
+        Some(route) if may_be_replaced(route, actual.index) => Some(Action::ReplaceRoute(network)),
         Some(_) => None,
     }
+}
+
+/// Besides our own: what the kernel made for an address on the device that covers the whole
+/// network. It goes with the address, which is not wanted, and ours could not be added before.
+fn may_be_replaced(route: &Route, index: u32) -> bool {
+    let is_of_address = route.protocol == PROTOCOL_KERNEL && leads_into(route, index);
+    route.protocol == ROUTE_PROTOCOL || is_of_address
 }
 
 fn delete_routes(actual: &Actual, desired: &DesiredDevice) -> Vec<Action> {
