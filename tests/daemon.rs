@@ -350,3 +350,28 @@ fn the_supervisor_is_told() {
     assert_eq!(receive(), "STOPPING=1");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn features_that_were_forbidden_are_not_used() {
+    needs_namespaces!();
+    let host = Host::alone(&Leases::new(CONFIG));
+    let daemon = host.start(&["--iface=u1", "--without=tun-uso,udp-gso,udp-gro", "--engine=uring"]);
+    let engine = &daemon.ask("status")["engine"];
+    assert_eq!(engine["reason"], "asked for");
+    let features = &engine["features"];
+    assert_eq!(features["device_uso"], false);
+    assert_eq!(features["device_tso"], true);
+    assert_eq!(features["segments_max"], 1);
+    assert_eq!(features["joined_receive"], json!([false]));
+}
+
+#[test]
+fn a_daemon_whose_device_is_deleted_ends_with_an_error() {
+    needs_namespaces!();
+    let host = Host::alone(&Leases::new(CONFIG));
+    let mut daemon = host.start(&["--iface=u1"]);
+    host.run(&["ip", "link", "delete", "flannel0"]);
+    daemon.wait_until("over", |daemon| daemon.log().contains("ERROR"));
+    let log = daemon.log();
+    assert_eq!(daemon.end().0, Some(1), "{log}");
+}
