@@ -14,6 +14,7 @@ mod memory;
 mod outbound;
 mod peers;
 mod shared;
+mod spin;
 #[cfg(test)]
 mod testing;
 mod uring;

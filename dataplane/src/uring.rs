@@ -4,7 +4,7 @@
 //! something has come if nothing is left to do, and brings back what came. Armed all the time are
 //! a multishot read of the device, a multishot receive on each socket, and the wake-up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use weft_forward::drops::DropReason;
@@ -15,6 +15,7 @@ use crate::{
     inbound::{self, Inbound},
     outbound::Outbound,
     shared::Shared,
+    spin::Spin,
     worker::{Command, Discarded},
 };
 
@@ -44,6 +45,7 @@ pub(crate) struct Engine<F> {
     wake: Source,
     woken: bool,
     stopping: bool,
+    spin: Spin,
     /// Why the engine cannot go on.
     fault: Option<String>,
 }
@@ -75,6 +77,7 @@ impl<F: Framer> Engine<F> {
             wake: Source::default(),
             woken: false,
             stopping: false,
+            spin: Spin::default(),
             fault: None,
         }
     }
@@ -113,8 +116,7 @@ impl<F: Framer> Engine<F> {
     }
 
     fn turn(&mut self) -> Result<(), String> {
-        let idle = !self.outbound.has_work() && !self.inbound.has_work();
-        self.ring.enter(idle).map_err(|error| format!("io_uring cannot be entered: {error}"))?;
+        self.enter().map_err(|error| format!("io_uring cannot be entered: {error}"))?;
         self.shared.now_ms =
             u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.shared.counters.turns.add(1);
@@ -143,12 +145,31 @@ impl<F: Framer> Engine<F> {
         Ok(())
     }
 
+    /// Submits, and sleeps if there is nothing to do even after a few more looks. Sends and writes
+    /// are over when their entry returns, and are reaped before anybody sleeps, so that the
+    /// counters of a worker at rest are exact.
+    fn enter(&mut self) -> std::io::Result<()> {
+        if self.outbound.has_work() || self.inbound.has_work() || self.ring.has_submissions() {
+            return self.ring.enter(false);
+        }
+        while self.spin.again(Instant::now()) {
+            self.ring.enter(false)?;
+            if self.ring.has_completions() {
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+        self.spin.rest();
+        self.ring.enter(true)
+    }
+
     fn handle(&mut self, completion: Completion) {
         match completion {
             Completion::Packet { result, more } => {
                 self.tun.armed = more;
                 match result {
                     Ok(frame) => {
+                        self.spin.rest();
                         self.tun.failures = 0;
                         self.outbound.handle_frame(frame);
                     }
@@ -160,6 +181,7 @@ impl<F: Framer> Engine<F> {
                 self.sockets[socket].armed = more;
                 match result {
                     Ok(datagram) => {
+                        self.spin.rest();
                         self.sockets[socket].failures = 0;
                         if let Some(overflow) = datagram.control.overflow {
                             self.count_overflow(overflow);

@@ -8,7 +8,7 @@ use std::{
     process,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -156,7 +156,7 @@ fn packets_pass_both_ways_and_a_stop_leaves_nothing() {
 fn tables_change_under_traffic_without_a_loss() {
     in_namespace("tables_change_under_traffic_without_a_loss", || {
         let worker = start();
-        let done = AtomicBool::new(false);
+        let (done, answered) = (AtomicBool::new(false), AtomicU64::new(0));
         let (pod, peer) = (socket("10.244.1.1:5201"), socket("127.0.0.2:8285"));
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -170,16 +170,15 @@ fn tables_change_under_traffic_without_a_loss() {
             });
             let traffic = scope.spawn(|| {
                 let mut buffer = [0; 100];
-                let mut rounds = 0_u64;
                 while !done.load(Ordering::Relaxed) {
+                    let rounds = answered.load(Ordering::Relaxed);
                     pod.send_to(&rounds.to_be_bytes(), "10.244.2.7:40000").unwrap();
                     let length = pod.recv(&mut buffer).expect("an answer to every packet");
                     assert_eq!(buffer[..length], rounds.to_be_bytes());
-                    rounds += 1;
+                    answered.store(rounds + 1, Ordering::Relaxed);
                 }
                 // Ends the other side.
                 pod.send_to(&[], "10.244.2.7:40000").unwrap();
-                rounds
             });
             for epoch in 2..1002 {
                 let mut input = table_input();
@@ -187,9 +186,15 @@ fn tables_change_under_traffic_without_a_loss() {
                 // Another peer comes and goes all the time.
                 input.peers[2].generation = epoch as u32;
                 worker.adopt(Arc::new(Table::new(input).unwrap())).unwrap();
+                // Traffic keeps up.
+                let start = Instant::now();
+                while answered.load(Ordering::Relaxed) < epoch / 10 && !traffic.is_finished() {
+                    assert!(start.elapsed() < 2 * PATIENCE, "there is no traffic");
+                    thread::yield_now();
+                }
             }
             done.store(true, Ordering::Relaxed);
-            assert!(traffic.join().unwrap() > 10, "there was no traffic to speak of");
+            traffic.join().unwrap();
         });
         let counters = worker.counters();
         assert_eq!(worker.stop(PATIENCE), Ok(()));

@@ -207,6 +207,17 @@ impl Ring {
         ignore_passing(entered)
     }
 
+    /// Whether sends or writes are to be submitted or reaped.
+    #[must_use]
+    pub fn has_submissions(&self) -> bool {
+        self.running_now > 0
+    }
+
+    /// Whether there is a completion to reap.
+    pub fn has_completions(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
     /// The next completion, if there is one.
     pub fn completion(&mut self) -> Option<Completion> {
         let entry = self.ring.completion().next()?;
