@@ -163,7 +163,8 @@ fn values_that_cannot_be_read() {
         (r#"{"PublicIP":"1.2.3.4","Weft":{"v":1,"port":0}}"#, "Weft.port"),
         (r#"{"PublicIP":"1.2.3.4","Weft":{"v":1,"port":70000}}"#, "Weft.port"),
         (r#"{"PublicIP":"1.2.3.4","Weft":{"v":1,"addrs":["x"]}}"#, "Weft.addrs"),
-        (r#"{"PublicIP":"1.2.3.4","Weft":{"v":1,"mtu":1}}"#, "Weft.mtu"),
+        (r#"{"PublicIP":"1.2.3.4","Weft":{"v":1,"mtu":67}}"#, "Weft.mtu"),
+        (r#"{"PublicIP":"1.2.3.4","Weft":{"v":1,"mtu":65536}}"#, "Weft.mtu"),
         (r#"{"PublicIP":"1.2.3.4","Weft":{"v":1,"v6":"yes"}}"#, "Weft.v6"),
         (&many, "more than 32"),
     ] {
@@ -174,6 +175,15 @@ fn values_that_cannot_be_read() {
         assert!(error.to_string().contains(expected), "{value}: {error}");
     }
     assert_eq!(read("10.5.1.0", "{}"), Err(Rejection::Name));
+}
+
+/// A node that cannot read its own lease takes another subnet at every start.
+#[test]
+fn every_mtu_that_a_device_can_have_is_read() {
+    for mtu in [68, 548, 1472, 65_535] {
+        let text = format!(r#"{{"PublicIP":"192.168.1.5","Weft":{{"v":1,"mtu":{mtu}}}}}"#);
+        assert_eq!(Attributes::parse(text.as_bytes()).unwrap().weft.unwrap().mtu, Some(mtu));
+    }
 }
 
 struct World {

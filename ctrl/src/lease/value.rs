@@ -13,8 +13,9 @@ pub const WEFT_VERSION: u64 = 1;
 /// More addresses than this are no node of ours; the bound keeps a hostile lease small.
 const ADDRESSES_MAX: usize = 32;
 
-/// Every IPv4 host takes packets of this size (RFC 791).
-const MTU_MIN: u64 = 576;
+/// The smallest MTU that a device can have with IPv4 (RFC 791). Inside of a small underlay less is
+/// left than the 576 bytes that every host takes.
+const MTU_MIN: u64 = 68;
 
 /// What the owner of a lease says about itself. Serialized with flannel's keys in flannel's order.
 #[derive(Clone, Debug, PartialEq, Serialize)]
