@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::Record;
 
@@ -155,8 +155,8 @@ impl Directory {
         match read_bounded(&path) {
             Ok(value) => Ok(Some(Record { name: name.to_owned(), value })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            // A directory among the leases is nobody's lease.
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(None),
+            // A directory or a pipe among the leases is nobody's lease.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
             Err(error) => Err(failed("read", &path)(error)),
         }
     }
@@ -286,9 +286,16 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Direct
     move |source| DirectoryError::Io { action, path, source }
 }
 
+/// A pipe that somebody put there would be waited for for ever, and the whole control loop with it.
+/// The flag holds for one that comes between the two calls.
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let mut value = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut value)?;
+    file.take(FILE_BYTES_MAX).read_to_end(&mut value)?;
     Ok(value)
 }
 

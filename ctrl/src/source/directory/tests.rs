@@ -2,6 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{FileType, Mode};
 use tokio::time::timeout;
 
 use super::*;
@@ -53,6 +54,21 @@ fn only_the_owner_updates_and_removes() {
     assert_eq!(directory.remove(&lock, "a", mine).unwrap(), Changed::Done);
     assert_eq!(directory.remove(&lock, "a", mine).unwrap(), Changed::Gone);
     assert!(names(&directory).is_empty());
+}
+
+#[test]
+fn what_is_no_file_is_no_lease_and_is_not_waited_for() {
+    let (root, directory) = directory();
+    directory.claim("10.5.1.0-24", b"1").unwrap();
+    let subnets = root.path().join("subnets");
+    fs::create_dir(subnets.join("10.5.2.0-24")).unwrap();
+    let pipe = subnets.join("10.5.3.0-24");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(subnets.join("10.5.4.0-24")).unwrap();
+    std::os::unix::fs::symlink("nowhere", subnets.join("10.5.5.0-24")).unwrap();
+    assert_eq!(names(&directory), ["10.5.1.0-24"]);
+    fs::rename(pipe, root.path().join("config")).unwrap();
+    assert!(directory.config().is_err());
 }
 
 #[test]
