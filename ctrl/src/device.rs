@@ -104,6 +104,12 @@ impl ForeignRoute {
             metric: route.metric,
         }
     }
+
+    /// Whether packets for our network take it instead of ours.
+    #[must_use]
+    pub fn wins(&self) -> bool {
+        self.metric <= plan::metric_of(self.destination)
+    }
 }
 
 impl fmt::Display for ForeignRoute {

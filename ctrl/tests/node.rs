@@ -254,6 +254,15 @@ fn what_is_deleted_by_hand_comes_back() {
                 until("the address", || ip("addr show flannel0").contains("inet 10.244.")).await;
                 ip("link set flannel0 mtu 1400");
                 until("the MTU", || ip("link show flannel0").contains("mtu 1472")).await;
+                ip("link add other type veth peer name end");
+                ip("link set other up");
+                ip("route replace 10.244.0.0/16 dev other");
+                until("not ready", || !world.status.is_ready()).await;
+                assert!(world.status.snapshot().problems[0].contains("10.244.0.0/16 dev other"));
+                ip("route del 10.244.0.0/16 dev other");
+                ip("route add 10.244.0.0/16 dev other metric 9");
+                until("ready", || world.status.is_ready()).await;
+                until("the other one", || !world.status.snapshot().foreign.is_empty()).await;
                 let path = world.path("subnets").join(lease);
                 let stored = read(&path);
                 fs::remove_file(&path).unwrap();

@@ -206,13 +206,18 @@ fn config_note(directory: &Directory, viewer: &Viewer) -> Option<String> {
     }
 }
 
-/// Puts what was found about the device into the status.
+/// Puts what was found about the device into the status. A foreign route is a problem where packets
+/// take it instead of ours.
 pub(super) fn show_report(status: &StatusHandle, report: &Report) {
+    let winners = report.foreign.iter().filter(|route| route.wins());
+    let sentence = |route| format!("Somebody else routes our network ({route}). Delete that route");
+    let problems: Vec<String> =
+        report.failures.iter().cloned().chain(winners.map(sentence)).collect();
     status.change(|status| {
         status.foreign = report.foreign.iter().map(ToString::to_string).collect();
-        match report.failures.is_empty() {
+        match problems.is_empty() {
             true => status.clear(Concern::Device),
-            false => status.raise(Concern::Device, report.failures.join("; ")),
+            false => status.raise(Concern::Device, problems.join("; ")),
         }
     });
 }

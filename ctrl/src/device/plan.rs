@@ -193,7 +193,8 @@ fn delete_addresses(actual: &Actual, desired: &DesiredDevice) -> Vec<Action> {
     actual.addresses.iter().filter(is_too_much).cloned().map(Action::DeleteAddress).collect()
 }
 
-fn metric_of(network: IpNet) -> u32 {
+/// The metric of our route.
+pub(super) fn metric_of(network: IpNet) -> u32 {
     if network.addr().is_ipv4() { 0 } else { METRIC_V6 }
 }
 
