@@ -49,7 +49,7 @@ pub(super) async fn execute(
     for action in actions {
         match step(netlink, actual.index, device, action).await {
             Ok(()) => executed.done.push(action.to_string()),
-            Err(error) if matches!(action, Action::Set(setting) if !setting.is_needed()) => {
+            Err(error) if matches!(action, Action::Set(setting) if !setting.is_needed(device)) => {
                 debug!(%error, %action, device, "a setting that can be done without");
             }
             Err(error) => executed.failures.push(sentence(device, action, &error)),

@@ -34,9 +34,11 @@ impl Setting {
         }
     }
 
-    /// Whether packets are lost without it.
-    pub(super) fn is_needed(self) -> bool {
-        self == Self::ReversePath
+    /// Whether packets are lost without it. The greater of the device's and the common value holds
+    /// (Documentation/networking/ip-sysctl.rst), and only 1 is strict, so a container whose
+    /// `/proc/sys` cannot be written mostly works as it is.
+    pub(super) fn is_needed(self, device: &str) -> bool {
+        self == Self::ReversePath && is_strict(self.read(device), self.read("all"))
     }
 
     /// The value that it has; `None` if the kernel has no such setting, as without IPv6.
@@ -63,8 +65,27 @@ impl Setting {
     }
 }
 
+/// A value that cannot be read may be anything.
+fn is_strict(device: Option<u8>, all: Option<u8>) -> bool {
+    device.zip(all).is_none_or(|(device, all)| device.max(all) == 1)
+}
+
 impl fmt::Display for Setting {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_is_strict_and_the_greater_one_holds() {
+        let rows = [(0, 0, false), (0, 1, true), (1, 0, true), (1, 1, true), (1, 2, false)];
+        for (device, all, expected) in rows {
+            assert_eq!(is_strict(Some(device), Some(all)), expected, "{device} {all}");
+        }
+        assert!(is_strict(None, Some(0)));
     }
 }
