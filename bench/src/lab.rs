@@ -35,6 +35,12 @@ pub use wait::wait_until;
 /// The network that holds both pods' subnets.
 pub const NETWORK: &str = "10.244.0.0/16";
 
+/// The network that holds both pods' IPv6 subnets, each of which is a /64.
+pub const NETWORK_V6: &str = "fd00:244::/32";
+
+/// The router's address, towards both hosts.
+const ROUTER_ADDRESS: &str = "10.168.0.1";
+
 /// How frames cross the link between the hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -95,12 +101,13 @@ impl Default for LabOptions {
     }
 }
 
-/// The four namespaces and a directory for files. Dropping it ends what runs in the namespaces and
+/// The namespaces and a directory for files. Dropping it ends what runs in the namespaces and
 /// removes them, also when a test panics or the process is interrupted.
 pub struct Lab {
     // Fields are dropped in this order: the namespaces need the directory for their output.
     pods: [Namespace; 2],
     hosts: [Namespace; 2],
+    router: Option<Namespace>,
     directory: Directory,
     options: LabOptions,
 }
@@ -120,7 +127,7 @@ impl Lab {
         let make = |name: &str| Namespace::create(&format!("{prefix}-{name}"), &directory.0);
         let hosts = [make("host1")?, make("host2")?];
         let pods = [make("pod1")?, make("pod2")?];
-        let lab = Lab { pods, hosts, directory, options };
+        let lab = Lab { pods, hosts, router: None, directory, options };
         lab.connect_hosts()?;
         for side in Side::BOTH {
             lab.connect_pod(side)?;
@@ -142,6 +149,11 @@ impl Lab {
     /// The namespace of a host.
     pub fn host(&self, side: Side) -> &Namespace {
         &self.hosts[side.index()]
+    }
+
+    /// The namespace of the router, if there is one.
+    pub fn router(&self) -> Option<&Namespace> {
+        self.router.as_ref()
     }
 
     /// A directory for files, removed with the lab.
@@ -173,6 +185,30 @@ impl Lab {
         })
     }
 
+    /// Replaces the link between the hosts by two links with a router between them. Its devices are
+    /// called `u1` and `u2` as well, after the host that each one leads to.
+    pub fn put_router_between(&mut self) -> Result<()> {
+        let name = self.host(Side::One).name().replace("-host1", "-router");
+        self.router = Some(Namespace::create(&name, &self.directory.0)?);
+        self.host(Side::One).ip(&["link", "delete", "u1"])?;
+        let router = self.router.as_ref().context("There is no router")?;
+        router.sysctl("net/ipv4/ip_forward", "1")?;
+        let mtu = self.options.underlay_mtu.to_string();
+        for side in Side::BOTH {
+            let (host, device) = (self.host(side), side.underlay_device());
+            let peer = ["type", "veth", "peer", "name", device, "mtu", &mtu];
+            let arguments = [&["link", "add", device, "mtu", &mtu], &peer[..]].concat();
+            host.ip(&[&arguments[..], &["netns", router.name()]].concat())?;
+            self.set_up_underlay_device(router, device, &format!("{ROUTER_ADDRESS}/32"))?;
+            self.set_up_underlay_device(host, device, &format!("{}/24", side.underlay_address()))?;
+            let (own, other) = (side.underlay_address(), side.other().underlay_address());
+            router.ip(&["route", "add", &own.to_string(), "dev", device])?;
+            let via = ["via", ROUTER_ADDRESS, "dev", device];
+            host.ip(&[&["route", "add", &other.to_string()], &via[..]].concat())?;
+        }
+        Ok(())
+    }
+
     /// Lets a host lose this share (1 to 99 percent) of what arrives over the link, at random.
     /// GRO is off from then on at that end, so that frames are lost one at a time, as on a real link.
     pub fn lose_arrivals(&self, side: Side, percent: u32) -> Result<()> {
@@ -192,10 +228,11 @@ impl Lab {
     }
 
     /// Limits what a host sends over the link to `rate` (as tc writes it, for example `50mbit`),
-    /// with a queue so short that the sockets above it fill up.
+    /// with a queue so long that the buffers of the sockets above it fill up first: one that dropped
+    /// would make room for them.
     pub fn limit_departures(&self, side: Side, rate: &str) -> Result<()> {
         let device = side.underlay_device();
-        let shaper = ["tbf", "rate", rate, "burst", "128kb", "limit", "4mb"];
+        let shaper = ["tbf", "rate", rate, "burst", "128kb", "limit", "256mb"];
         let mut arguments = vec!["qdisc", "replace", "dev", device, "root"];
         arguments.extend(shaper);
         self.host(side).tc(&arguments).map(drop)
@@ -204,7 +241,7 @@ impl Lab {
     /// Removes the lab and says what should not have been there any more: a program still running
     /// in a namespace, or a namespace that lives on.
     pub fn close(self) -> Result<()> {
-        let all = || self.pods.iter().chain(&self.hosts);
+        let all = || self.pods.iter().chain(&self.hosts).chain(&self.router);
         let inodes: Vec<u64> = all().map(Namespace::inode).collect();
         let strays: Vec<u32> = all().flat_map(Namespace::processes).collect();
         ensure!(strays.is_empty(), "Left behind in the lab's namespaces: processes {strays:?}");
@@ -223,20 +260,18 @@ impl Lab {
         self.host(Side::One).ip(&arguments)?;
         self.set_underlay_mtu(self.options.underlay_mtu)?;
         for side in Side::BOTH {
-            let (host, device) = (self.host(side), side.underlay_device());
-            if self.options.underlay == Underlay::Wire {
-                host.run(&[&["ethtool", "-K", device], WIRE_FEATURES].concat())?;
-            }
-            host.ip(&[
-                "address",
-                "add",
-                &format!("{}/24", side.underlay_address()),
-                "dev",
-                device,
-            ])?;
-            host.ip(&["link", "set", device, "up"])?;
+            let address = format!("{}/24", side.underlay_address());
+            self.set_up_underlay_device(self.host(side), side.underlay_device(), &address)?;
         }
         Ok(())
+    }
+
+    fn set_up_underlay_device(&self, at: &Namespace, device: &str, address: &str) -> Result<()> {
+        if self.options.underlay == Underlay::Wire {
+            at.run(&[&["ethtool", "-K", device], WIRE_FEATURES].concat())?;
+        }
+        at.ip(&["address", "add", address, "dev", device])?;
+        at.ip(&["link", "set", device, "up"]).map(drop)
     }
 
     fn connect_pod(&self, side: Side) -> Result<()> {

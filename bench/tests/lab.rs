@@ -104,6 +104,23 @@ fn the_underlay_loses_and_shapes_as_told() {
 }
 
 #[test]
+fn a_router_stands_between_the_hosts_when_asked_for() {
+    let mut lab = Lab::new(LabOptions::default()).unwrap();
+    lab.put_router_between().unwrap();
+    let host = lab.host(Side::One);
+    // A lower TTL shows the router, and its MTU is what the other host can be sent.
+    let reply = host.run(&["ping", "-n", "-c", "1", "-W", "2", "10.168.0.3"]).unwrap();
+    assert!(reply.contains("ttl=63"), "{reply}");
+    lab.router().unwrap().ip(&["link", "set", "u2", "mtu", "1300"]).unwrap();
+    let large = ["ping", "-n", "-c", "2", "-W", "1", "-M", "do", "-s", "1400", "10.168.0.3"];
+    assert!(host.run(&large).is_err());
+    let route = host.ip(&["route", "get", "10.168.0.3"]).unwrap();
+    assert!(route.contains("mtu 1300"), "{route}");
+    lab.close().unwrap();
+    assert_eq!(left_behind(), Vec::<String>::new());
+}
+
+#[test]
 fn a_path_that_leaves_a_route_or_a_program_is_found_out() {
     let lab = Lab::new(small(PathKind::HostGw)).unwrap();
     let host = lab.host(Side::One);

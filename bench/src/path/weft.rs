@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::lab::{Lab, NETWORK, Namespace, Process, Side};
+use crate::lab::{Lab, NETWORK, NETWORK_V6, Namespace, Process, Side};
 
 /// How daemons are to be started. The same value starts both sides; tests change it in between.
 #[derive(Clone, Debug)]
@@ -122,8 +122,14 @@ impl Files {
         }
         write_new(&self.leases.join("config"), config)?;
         let gateway = side.gateway_address();
+        let ipv6 = if lab.options().ipv6 {
+            let gateway = side.gateway_address_v6();
+            format!("FLANNEL_IPV6_NETWORK={NETWORK_V6}\nFLANNEL_IPV6_SUBNET={gateway}/64\n")
+        } else {
+            String::new()
+        };
         let previous = format!(
-            "FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET={gateway}/24\nFLANNEL_MTU=1472\n\
+            "FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET={gateway}/24\n{ipv6}FLANNEL_MTU=1472\n\
              FLANNEL_IPMASQ=false\n"
         );
         write_new(&self.subnet, &previous)
