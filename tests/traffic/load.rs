@@ -1,0 +1,259 @@
+//! Traffic from one namespace to another, made and checked by `tool.py`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use weft_bench::lab::{Namespace, Process};
+
+const TOOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traffic/tool.py");
+
+/// Longest wait for one piece of traffic, with much room for a busy machine.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Longest wait for a server to be up, or to notice that all has come.
+const SERVER_LIMIT: Duration = Duration::from_secs(40);
+
+/// A client's namespace, a server's, and the address that the client uses for the server.
+#[derive(Clone, Copy)]
+pub(crate) struct Between<'a> {
+    pub(crate) from: &'a Namespace,
+    pub(crate) to: &'a Namespace,
+    pub(crate) address: IpAddr,
+}
+
+/// Flows of numbered datagrams.
+#[derive(Clone, Copy)]
+pub(crate) struct Flows<'a> {
+    /// How many, each from a port of its own.
+    pub(crate) flows: usize,
+    /// Datagrams of each flow.
+    pub(crate) count: usize,
+    /// Bytes of payload (10 or more), in turn.
+    pub(crate) sizes: &'a [usize],
+    /// Datagrams of one size before the next size.
+    pub(crate) run: usize,
+    /// Datagrams before a pause, or in one call to the kernel.
+    pub(crate) burst: usize,
+    /// Seconds of pause.
+    pub(crate) pause: f64,
+    /// The kernel may fragment them.
+    pub(crate) fragment: bool,
+    /// The source address, if the kernel is not to choose it.
+    pub(crate) source: Option<IpAddr>,
+}
+
+impl Default for Flows<'_> {
+    fn default() -> Self {
+        Flows {
+            flows: 1,
+            count: 100,
+            sizes: &[64],
+            run: 1,
+            burst: 10,
+            pause: 0.002,
+            fragment: false,
+            source: None,
+        }
+    }
+}
+
+/// One TCP connection as one end saw it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+struct Stream {
+    sha256: String,
+    bytes: u64,
+    peer: String,
+}
+
+#[derive(Deserialize)]
+struct Streams {
+    streams: Vec<Stream>,
+}
+
+/// What a receiver of numbered datagrams saw.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Received {
+    pub(crate) received: usize,
+    /// Datagrams whose content is not what was sent.
+    pub(crate) corrupted: usize,
+    pub(crate) lengths: BTreeMap<String, usize>,
+    pub(crate) sources: Vec<String>,
+    pub(crate) flows: usize,
+    pub(crate) reordered: usize,
+    pub(crate) duplicates: usize,
+}
+
+impl Received {
+    /// Nothing wrong with what has arrived; how much that is, is for the caller.
+    pub(crate) fn assert_intact(&self) {
+        assert_eq!((self.corrupted, self.reordered, self.duplicates), (0, 0, 0), "{self:?}");
+    }
+}
+
+/// An error about a datagram, from the queue of the socket that sent it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct SocketError {
+    /// The kernel's name, such as `EMSGSIZE`.
+    pub(crate) error: String,
+    /// `SO_EE_ORIGIN_*`: 1 the own kernel, 2 ICMP, 3 `ICMPv6`.
+    pub(crate) origin: u8,
+    #[serde(rename = "type")]
+    pub(crate) icmp_type: u8,
+    pub(crate) code: u8,
+    pub(crate) mtu: u32,
+    /// Who sent the ICMP error.
+    pub(crate) offender: IpAddr,
+}
+
+impl Between<'_> {
+    /// Streams that add up to `bytes`, hashed at both ends. Gives the source address that the
+    /// server saw.
+    pub(crate) fn tcp(&self, streams: usize, bytes: u64) -> String {
+        self.tcp_meanwhile(streams, bytes, || ())
+    }
+
+    /// As [`Between::tcp`], with `meanwhile` called while the streams run.
+    pub(crate) fn tcp_meanwhile(
+        &self,
+        streams: usize,
+        bytes: u64,
+        meanwhile: impl FnOnce(),
+    ) -> String {
+        let (number, share) = (streams.to_string(), bytes / streams as u64);
+        let server = self.serve(&["tcp-serve", &self.text(), "--streams", &number]);
+        let total = bytes.to_string();
+        #[rustfmt::skip]
+        let arguments = ["tcp-send", &self.text(), "--streams", &number, "--bytes", &total,
+            "--congestion", "cubic"];
+        let client = self.from.spawn(&command(&arguments)).unwrap();
+        meanwhile();
+        let sent: Streams = finish(client, LIMIT);
+        let received: Streams = finish(server, SERVER_LIMIT);
+        let hashes = |streams: &Streams| {
+            let pairs = streams.streams.iter().map(|stream| (stream.sha256.clone(), stream.bytes));
+            let mut pairs: Vec<_> = pairs.collect();
+            pairs.sort();
+            pairs
+        };
+        assert_eq!(hashes(&sent), hashes(&received));
+        assert_eq!(received.streams.len(), streams);
+        assert!(received.streams.iter().all(|stream| stream.bytes == share));
+        received.streams[0].peer.clone()
+    }
+
+    /// A datagram of every payload size from `first` to `last`, there and, reversed, back again.
+    pub(crate) fn echo(&self, first: usize, last: usize) {
+        self.echo_of(first, last, &[]);
+    }
+
+    /// As [`Between::echo`], for datagrams that may be fragmented on the way.
+    pub(crate) fn echo_in_fragments(&self, first: usize, last: usize) {
+        self.echo_of(first, last, &["--fragment"]);
+    }
+
+    fn echo_of(&self, first: usize, last: usize, more: &[&str]) {
+        let mut server = self.serve(&["echo-serve", &self.text()]);
+        let sizes = format!("{first}-{last}");
+        let text = self.text();
+        let arguments = [&["echo-check", &text, "--sizes", &sizes], more].concat();
+        self.from.run_within(LIMIT, &command(&arguments)).unwrap();
+        server.stop().unwrap();
+    }
+
+    /// Flows of numbered datagrams, sent one by one.
+    pub(crate) fn datagrams(&self, flows: Flows<'_>) -> Received {
+        self.send_numbered("udp-send", flows, flows.flows * flows.count)
+    }
+
+    /// For every size one flow, of which each call hands the kernel `burst` datagrams at once.
+    pub(crate) fn segmented_datagrams(&self, flows: Flows<'_>) -> Received {
+        self.send_numbered("udp-send-segmented", flows, flows.sizes.len() * flows.count)
+    }
+
+    fn send_numbered(&self, command_name: &str, flows: Flows<'_>, expect: usize) -> Received {
+        let text = self.text();
+        let server = self.serve(&["udp-receive", &text, "--expect", &expect.to_string()]);
+        let sizes: Vec<String> = flows.sizes.iter().map(ToString::to_string).collect();
+        let sizes = sizes.join(",");
+        let [number, count, run, burst] =
+            [flows.flows, flows.count, flows.run, flows.burst].map(|value| value.to_string());
+        let pause = flows.pause.to_string();
+        #[rustfmt::skip]
+        let mut arguments = vec![command_name, &text, "--flows", &number, "--count", &count,
+            "--sizes", &sizes, "--run", &run, "--burst", &burst, "--pause", &pause];
+        if flows.fragment {
+            arguments.push("--fragment");
+        }
+        let source = flows.source.map(|source| source.to_string());
+        if let Some(source) = &source {
+            arguments.extend(["--source", source]);
+        }
+        self.from.run_within(LIMIT, &command(&arguments)).unwrap();
+        finish(server, SERVER_LIMIT)
+    }
+
+    /// Sends datagrams of `size` bytes until one is answered by an error, at most `tries` times.
+    /// Nobody listens: without an error of the path the answer would be that of the other end.
+    pub(crate) fn error(&self, size: usize, fragment: bool, tries: usize) -> Option<SocketError> {
+        #[derive(Deserialize)]
+        struct Found {
+            found: Option<SocketError>,
+        }
+        let (text, size, tries) = (self.text(), size.to_string(), tries.to_string());
+        let mut arguments = vec!["errors", &text, "--size", &size, "--tries", &tries];
+        if fragment {
+            arguments.push("--fragment");
+        }
+        let found: Found = finish(self.from.spawn(&command(&arguments)).unwrap(), LIMIT);
+        found.found
+    }
+
+    /// Echo requests with `arguments` of ping, of which none may be lost.
+    pub(crate) fn ping(&self, arguments: &[&str]) {
+        let loss = self.ping_loss(arguments);
+        assert_eq!(loss, 0.0, "ping {arguments:?} {}", self.address);
+    }
+
+    /// How many percent of the echo requests got no reply.
+    pub(crate) fn ping_loss(&self, arguments: &[&str]) -> f64 {
+        let text = self.text();
+        let words = [&["ping", "-n", "-q", "-W", "2"], arguments, &[text.as_str()]].concat();
+        let mut process = self.from.spawn(&words).unwrap();
+        process.wait(LIMIT).unwrap();
+        let output = process.stdout().unwrap();
+        let percent = output.split_whitespace().find_map(|word| word.strip_suffix('%'));
+        percent.unwrap_or_else(|| panic!("{}", process.complaint())).parse().unwrap()
+    }
+
+    /// Sends one IPv4 packet, given in hexadecimal with its header.
+    pub(crate) fn raw(&self, packet: &str, device: &str) {
+        let text = self.text();
+        let arguments = ["raw-send", &text, "--packet", packet, "--device", device];
+        self.from.run(&command(&arguments)).unwrap();
+    }
+
+    fn serve(&self, arguments: &[&str]) -> Process {
+        let mut server = self.to.spawn(&command(arguments)).unwrap();
+        server.wait_for_output("ready", SERVER_LIMIT).unwrap();
+        server
+    }
+
+    fn text(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+fn command<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [&["python3", TOOL], arguments].concat()
+}
+
+/// Waits for the end of a program and reads the report on its last line.
+fn finish<T: DeserializeOwned>(mut process: Process, limit: Duration) -> T {
+    let status = process.wait(limit).unwrap();
+    assert!(status.success(), "{}", process.complaint());
+    let output = process.stdout().unwrap();
+    serde_json::from_str(output.lines().last().unwrap()).unwrap()
+}

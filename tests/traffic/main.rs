@@ -1,0 +1,16 @@
+//! Real traffic through two daemons (or one, and a peer that shares no code with it) in network
+//! namespaces. Needs root, `/dev/net/tun`, and the programs named in [`cluster::PROGRAMS`]; without
+//! them a test says `SKIPPED` and why. The tests take turns, however many threads the harness has.
+
+#![expect(clippy::unwrap_used, reason = "a test whose helper fails must fail")]
+
+mod bridge;
+mod cluster;
+mod datagrams;
+mod errors;
+mod host;
+mod integrity;
+mod ipv6;
+mod load;
+mod mtu;
+mod peer;
