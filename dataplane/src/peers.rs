@@ -68,6 +68,13 @@ impl PeerState {
         self.path_mtu
     }
 
+    /// The peer's device takes another size than it did.
+    fn limit_path_mtu(&mut self, max: u16) {
+        let lowered = self.path_mtu < self.path_mtu_max;
+        self.path_mtu = if lowered { self.path_mtu.min(max) } else { max };
+        self.path_mtu_max = max;
+    }
+
     /// Bytes of the outer headers in front of a datagram to this peer.
     pub(crate) fn outer_headers(&self) -> usize {
         if self.outer.is_ipv4() { 28 } else { 48 }
@@ -103,6 +110,7 @@ impl Peers {
                 && new.outer == old.outer
             {
                 std::mem::swap(new, old);
+                new.limit_path_mtu(old.path_mtu_max);
             }
         }
     }
@@ -116,5 +124,52 @@ impl Peers {
     /// The state in `slot` if the peer is still that of `generation`.
     pub(crate) fn same(&mut self, slot: u16, generation: u32) -> Option<&mut PeerState> {
         self.state(slot).filter(|state| state.generation == generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_forward::table::TableInput;
+
+    use super::*;
+
+    fn peers(mtu: u16) -> Peers {
+        let peer = Peer {
+            slot: 0,
+            generation: 1,
+            outer: ([192, 0, 2, 1], 8285).into(),
+            subnet_v4: Some("10.5.2.0/24".parse().unwrap()),
+            subnet_v6: None,
+            addresses: vec![],
+            inner_v6: false,
+            mtu: Some(mtu),
+        };
+        let input = TableInput {
+            network_v4: Some("10.5.0.0/16".parse().unwrap()),
+            peers: vec![peer],
+            ..TableInput::default()
+        };
+        Peers::new(&Table::new(input).unwrap(), 1472)
+    }
+
+    /// The path MTU after the peer's device changed its own, with what was learned before.
+    fn path_mtu(before: u16, learned: Option<usize>, after: u16) -> [usize; 2] {
+        let (mut old, mut new) = (peers(before), peers(after));
+        if let Some(learned) = learned {
+            old.state(0).unwrap().lower_path_mtu(learned, 0);
+        }
+        new.inherit(&mut old);
+        let state = new.state(0).unwrap();
+        [state.path_mtu(1), state.path_mtu(PATH_MTU_LIFETIME_MS)]
+    }
+
+    #[test]
+    fn a_peer_that_stays_may_change_its_mtu() {
+        assert_eq!(path_mtu(1472, None, 1472), [1472, 1472]);
+        assert_eq!(path_mtu(1472, None, 1300), [1300, 1300]);
+        assert_eq!(path_mtu(1300, None, 1472), [1472, 1472]);
+        assert_eq!(path_mtu(1472, Some(1200), 1300), [1200, 1300], "what was learned holds on");
+        assert_eq!(path_mtu(1472, Some(1400), 1300), [1300, 1300]);
+        assert_eq!(path_mtu(1300, Some(1200), 1472), [1200, 1472]);
     }
 }
