@@ -11,7 +11,7 @@ use crate::packet::{self, Family, Layout};
 mod tests;
 
 /// The unit of fragment offsets in bytes.
-const UNIT: usize = 8;
+pub const UNIT: usize = 8;
 
 /// Option types (RFC 791 section 3.1): end of list, no operation, and the bit of those that every
 /// fragment carries.

@@ -99,8 +99,11 @@ impl<F: Framer> Outbound<F> {
             let segments = usize::from(offender.counted);
             return drop_counted(shared, DropReason::FragmentFailed, segments);
         };
-        // All of them or none: half a packet helps nobody.
-        let most = offender.packet.len().div_ceil(mtu - MARGIN) + 1;
+        // All of them or none: half a packet helps nobody. The header of the first is the longest, and
+        // every one but the last has room for at least one unit behind it, or none was planned.
+        let header = offender.layout.transport_offset();
+        let room = (mtu - header) / fragment::UNIT * fragment::UNIT;
+        let most = (offender.packet.len() - header).div_ceil(room);
         if most > usize::from(TRAINS) {
             let segments = usize::from(offender.counted);
             return drop_counted(shared, DropReason::FragmentFailed, segments);
@@ -147,10 +150,6 @@ impl<F: Framer> Outbound<F> {
         shared.answer(offender.packet, offender.layout, Problem::FragmentationNeeded { mtu });
     }
 }
-
-/// What a fragment may be shorter than the path MTU: a header with options, and rounding to
-/// eight bytes.
-const MARGIN: usize = 60 + 8;
 
 /// Writes the segment at hand into `out`; returns its length.
 fn materialise(packet: &Unfinished, out: &mut [u8], shared: &Shared) -> usize {

@@ -1,6 +1,7 @@
 //! Packets that do not fit the path.
 
 use super::*;
+use crate::peers::Peers;
 
 fn lower(rig: &mut Rig, slot: u16, mtu: usize) {
     rig.shared.peers.state(slot).unwrap().lower_path_mtu(mtu, 0);
@@ -140,4 +141,18 @@ fn a_super_packet_that_allows_it_is_fragmented_segment_by_segment() {
     rig.assert_moved(&[("out.segments_in", 3), ("out.super_packets_in", 1), ("fragments_made", 4)]);
     rig.accept(trains);
     rig.assert_accounted();
+}
+
+#[test]
+fn the_smallest_device_has_room_for_fragments() {
+    let mut rig = Rig::new();
+    // RFC 791: every link takes 68 bytes, so no device has a smaller MTU.
+    rig.shared.peers = Peers::new(&rig.shared.table, 68);
+    let packet = udp(AT[0], 200).with(|packet| packet.dont_fragment = false).build();
+    rig.read_plain(&packet);
+    let trains = rig.send();
+    let fragments: Vec<_> = trains.iter().flat_map(Sent::datagrams).collect();
+    assert!(fragments.iter().all(|fragment| fragment.len() <= 68));
+    assert_eq!(reassemble(&fragments), packet);
+    rig.assert_moved(&[("out.segments_in", 1), ("fragments_made", 5)]);
 }
