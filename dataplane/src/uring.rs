@@ -30,6 +30,15 @@ const STOP_PATIENCE: Duration = Duration::from_millis(500);
 struct Source {
     armed: bool,
     failures: u32,
+    /// Datagrams that the socket had dropped when it last said so.
+    overflow: u32,
+}
+
+impl Source {
+    /// `SO_RXQ_OVFL` counts all that the socket ever dropped, modulo 2³². What is new in that?
+    fn new_overflow(&mut self, total: u32) -> u32 {
+        total.wrapping_sub(std::mem::replace(&mut self.overflow, total))
+    }
 }
 
 /// One worker's engine.
@@ -184,7 +193,8 @@ impl<F: Framer> Engine<F> {
                         self.spin.rest();
                         self.sockets[socket].failures = 0;
                         if let Some(overflow) = datagram.control.overflow {
-                            self.count_overflow(overflow);
+                            let news = self.sockets[socket].new_overflow(overflow);
+                            self.shared.counters.receive_overflow.add(u64::from(news));
                         }
                         self.inbound.handle_datagram(datagram);
                     }
@@ -221,13 +231,6 @@ impl<F: Framer> Engine<F> {
         if gone && self.fault.is_none() {
             self.fault = Some(format!("{what} can no longer be read: {error}"));
         }
-    }
-
-    /// `SO_RXQ_OVFL` counts all that the socket ever dropped.
-    fn count_overflow(&mut self, total: u32) {
-        let counter = &self.shared.counters.receive_overflow;
-        let news = total.wrapping_sub(counter.value() as u32);
-        counter.add(u64::from(news));
     }
 
     fn obey(&mut self) {
@@ -271,5 +274,18 @@ impl<F: Framer> Engine<F> {
             let segments = shared.writes.finished(gather).segments;
             shared.drop_inbound(DropReason::Stopped, usize::from(segments));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_socket_counts_its_own_overflow() {
+        let mut sockets = [Source::default(); 2];
+        let mut news = |socket: usize, total| sockets[socket].new_overflow(total);
+        assert_eq!([news(0, 10), news(1, 3), news(0, 10), news(1, 5)], [10, 3, 0, 2]);
+        assert_eq!([news(0, u32::MAX), news(0, 1)], [u32::MAX - 10, 2]);
     }
 }
