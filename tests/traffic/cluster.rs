@@ -56,8 +56,14 @@ impl Cluster {
 
     /// Starts a daemon and waits until it is ready.
     pub(crate) fn start_weft(&mut self, side: Side, config: &str) {
+        self.start_weft_with(side, config, &[]);
+    }
+
+    /// As [`Cluster::start_weft`], with further flags.
+    pub(crate) fn start_weft_with(&mut self, side: Side, config: &str, flags: &[&str]) {
         let mut weft = Weft::new(Path::new(env!("CARGO_BIN_EXE_weft")));
         config.clone_into(&mut weft.config);
+        weft.flags = flags.iter().map(ToString::to_string).collect();
         let node = self.nodes[index(side)].insert(weft.start(&self.lab, side).unwrap());
         let ready = || {
             node.process_mut().check_running()?;

@@ -76,6 +76,28 @@ fn flows_over_ipv6_stay_in_order_and_unchanged() {
     cluster.finish();
 }
 
+/// Routers do not fragment IPv6, so the sender must be told of a path that is smaller.
+#[test]
+fn a_smaller_path_is_reported_to_ipv6_senders() {
+    let Some(cluster) = start() else { return };
+    let host = cluster.lab.host(Side::One);
+    for address in ["10.168.0.3", "fd00:168::3"] {
+        host.ip(&["route", "add", address, "dev", "u1", "mtu", "1400"]).unwrap();
+    }
+    let between = cluster.pods_from_v6(Side::One);
+    let error = between.error(1404, false, 5).expect("no error came back");
+    // SO_EE_ORIGIN_ICMP6, and "packet too big" of RFC 4443.
+    assert_eq!((error.origin, error.icmp_type, error.code), (3, 2, 0), "{error:?}");
+    let peers = cluster.ask(Side::One, "peers");
+    assert_eq!(peers["peers"][0]["path_mtu"], error.mtu, "{peers}");
+    assert!((1280..1400).contains(&error.mtu), "{error:?}");
+    let largest = usize::try_from(error.mtu).unwrap() - 48;
+    between.echo(largest - 2, largest);
+    between.echo_in_fragments(largest + 1, largest + 20);
+    between.tcp(2, 64 << 20);
+    cluster.finish();
+}
+
 /// A lease with an IPv6 subnet is not enough: the peer must say that it takes IPv6 packets, or it
 /// would read them as IPv4.
 #[test]

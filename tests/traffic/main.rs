@@ -8,6 +8,7 @@ mod bridge;
 mod cluster;
 mod datagrams;
 mod errors;
+mod features;
 mod host;
 mod integrity;
 mod ipv6;
