@@ -38,9 +38,13 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Whether a packet of `owner` may come from here: it is the same node, or one that is reached at
+    /// the same address, which no outer source tells apart. A host that lost its state leaves such a
+    /// lease behind, and whoever writes one must not silence the other.
     #[inline]
-    fn is_same_node(&self, other: &Self) -> bool {
-        (self.slot, self.generation) == (other.slot, other.generation)
+    fn may_send_for(&self, owner: &Self) -> bool {
+        (self.slot, self.generation) == (owner.slot, owner.generation)
+            || self.outer.ip() == owner.outer.ip()
     }
 }
 
@@ -242,8 +246,8 @@ impl Table {
     }
 
     /// Checks the inner addresses of a packet from `sender`. The destination must be in our subnet. A
-    /// source inside the network must be in the sender's subnet (in any peer's, if the sender is
-    /// allowed without being a peer); outside it is allowed unless the table is strict; never ours,
+    /// source inside the network must be in the sender's subnet or that of a peer at the same address
+    /// (in any peer's, if the sender is allowed without being a peer); outside it is allowed unless the table is strict; never ours,
     /// loopback, multicast or no host's address.
     ///
     /// # Errors
@@ -273,7 +277,7 @@ impl Table {
         match (peer, self.peer_for(source)) {
             (None, Some(_)) => Ok(()),
             // The sender may have been looked up in another epoch of the table.
-            (Some(peer), Some(owner)) if peer.is_same_node(owner) => Ok(()),
+            (Some(peer), Some(owner)) if peer.may_send_for(owner) => Ok(()),
             _ => Err(DropReason::SourceSpoofed),
         }
     }

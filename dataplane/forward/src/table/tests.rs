@@ -112,6 +112,21 @@ fn senders_are_found_by_address() {
     assert_eq!(table.peer_from(address("10.244.2.1")), Sender::Unknown);
 }
 
+/// One lease that names another host's address must not silence that host.
+#[test]
+fn peers_at_one_address_do_not_silence_each_other() {
+    let mut input = input();
+    input.peers.insert(0, peer(5, "10.244.7.0/24", "10.168.0.9"));
+    let table = Table::new(input).unwrap();
+    let from = |outer: &str, inner: &str| {
+        table.check_inbound(&table.peer_from(address(outer)), address(inner), address("10.244.1.5"))
+    };
+    assert_eq!(from("10.168.0.9", "10.244.7.1"), Ok(()));
+    assert_eq!(from("10.168.0.9", "10.244.9.1"), Ok(()));
+    assert_eq!(from("10.168.0.9", "10.244.2.1"), Err(DropReason::SourceSpoofed));
+    assert_eq!(from("10.168.0.3", "10.244.9.1"), Err(DropReason::SourceSpoofed));
+}
+
 #[test]
 fn what_may_come_in() {
     use DropReason::{
@@ -171,6 +186,7 @@ fn a_sender_of_an_older_table_is_known_by_slot_and_generation() {
     let sender = old.peer_from(address("10.168.0.3"));
     let check = |change: fn(&mut Peer)| {
         let mut input = input();
+        input.peers[0].outer = "10.168.0.4:8285".parse().unwrap();
         change(&mut input.peers[0]);
         let new = Table::new(input).unwrap();
         new.check_inbound(&sender, address("10.244.2.9"), address("10.244.1.5"))
