@@ -13,6 +13,8 @@ pub fn start(verbosity: i64) {
         .with_timer(SystemTime)
         .with_target(false)
         .with_writer(std::io::stderr)
+        // It would be told on stderr, where a failure is a panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .try_init();
 }

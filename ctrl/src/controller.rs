@@ -18,6 +18,7 @@ mod own;
 mod publish;
 mod run;
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -325,8 +326,6 @@ impl Acquired {
     }
 }
 
-/// flanneld prints the line on its standard output at every failure, and tools wait for it.
-#[expect(clippy::print_stdout, reason = "part of flanneld's interface")]
 async fn wait_for_config(
     directory: &Directory,
     status: &StatusHandle,
@@ -344,7 +343,9 @@ async fn wait_for_config(
             status.change(|status| status.raise(Concern::Start, problem.clone()));
             said = problem;
         }
-        println!("timed out");
+        // flanneld prints this at every failure, and tools wait for it. That nobody reads it any
+        // more is no reason to end.
+        let _ = writeln!(std::io::stdout(), "timed out");
         sleep(CONFIG_PERIOD).await;
     }
 }
