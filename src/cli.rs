@@ -114,7 +114,7 @@ fn answer(question: Question, asking: &Asking) -> Result<String, AskError> {
 fn run_daemon(program: &str, arguments: &[OsString]) -> ExitCode {
     let (flags, options) = match read_command_line(arguments) {
         Ok(Asked::Help) => {
-            print!("{}", flags::usage(program));
+            let _ = std::io::stdout().write_all(flags::usage(program).as_bytes());
             return ExitCode::SUCCESS;
         }
         Ok(Asked::Version) => {
@@ -123,7 +123,7 @@ fn run_daemon(program: &str, arguments: &[OsString]) -> ExitCode {
         }
         Ok(Asked::Run(flags, options)) => (flags, options),
         Err(refusal) => {
-            eprint!("{}", refusal.text(program));
+            let _ = std::io::stderr().write_all(refusal.text(program).as_bytes());
             return ExitCode::from(BAD_FLAG);
         }
     };
@@ -191,9 +191,12 @@ fn log_flags(flags: &Flags) {
     for mistake in flags.rejected() {
         error!(%mistake, "a variable has a bad value; the default holds");
     }
-    if !flags.ignored().is_empty() {
+    if let Some((first, others)) = flags.ignored().split_first() {
+        // Only their beginning: a password may be among them.
+        let first = first.split('=').next().unwrap_or_default();
         warn!(
-            arguments = ?flags.ignored(),
+            first,
+            others = others.len(),
             "arguments after the flags are ignored; booleans take a value only as --flag=value"
         );
     }

@@ -2,17 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
-fn call(program: impl AsRef<Path>, arguments: &[&str]) -> Output {
+fn call(program: impl AsRef<Path>, arguments: &[impl AsRef<OsStr>]) -> Output {
     command(program, arguments).output().unwrap()
 }
 
 /// Without variables of the surroundings that the daemon would read.
-fn command(program: impl AsRef<Path>, arguments: &[&str]) -> Command {
+fn command(program: impl AsRef<Path>, arguments: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new(program.as_ref());
     command.args(arguments);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("FLANNELD_")) {
@@ -155,4 +158,49 @@ fn places_that_cannot_be_made_are_named() {
         let text = stderr(&output);
         assert!(text.contains(wrong) && text.contains(&below), "{text}");
     }
+}
+
+/// flanneld ends with a broken pipe; a log collector that goes away must not take the overlay along.
+#[test]
+fn nobody_needs_to_read_what_the_daemon_says() {
+    let place = tempfile::tempdir().unwrap();
+    let mut child = command(WEFT, &daemon_at(place.path(), &["--v=1"]))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    // Without a config it says so on both at once, and again every second.
+    sleep(Duration::from_millis(1500));
+    assert_eq!(child.try_wait().unwrap(), None);
+    Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_password_among_ignored_arguments_is_not_logged() {
+    let place = tempfile::tempdir().unwrap();
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"none"}}"#;
+    std::fs::write(place.path().join("config"), config).unwrap();
+    for ignored in [&["false", "--etcd-password", "secret"][..], &["--", "--etcd-password=secret"]]
+    {
+        let output = call(WEFT, &daemon_at(place.path(), ignored));
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        assert!(text.contains("are ignored") && !text.contains("secret"), "{text}");
+    }
+}
+
+/// Arguments of a daemon that keeps everything in `place`.
+fn daemon_at(place: &Path, more: &[&str]) -> Vec<String> {
+    let place = place.to_str().unwrap();
+    let mut arguments = vec![
+        "daemon".to_owned(),
+        format!("--lease-dir={place}"),
+        format!("--state-dir={place}/state"),
+        format!("--admin-socket={place}/socket"),
+        format!("--subnet-file={place}/subnet.env"),
+    ];
+    arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+    arguments
 }

@@ -329,6 +329,28 @@ fn missing_driver_and_capability_are_named() {
     }
 }
 
+/// Containers may start with a limit of locked memory that is too small for a ring. It is raised as
+/// far as it may be.
+#[test]
+fn a_small_limit_of_locked_memory_is_raised() {
+    needs_namespaces!();
+    let host = Host::alone(&Leases::new(CONFIG));
+    let arguments = host.arguments().join(" ");
+    for (limits, sentence) in
+        [("65536:1048576", "INFO ready"), ("65536:65536", "limit of locked memory")]
+    {
+        let line = format!(
+            "exec prlimit --memlock={limits} timeout 2 setpriv \
+             --bounding-set -ipc_lock,-sys_resource --inh-caps -ipc_lock,-sys_resource \
+             {} daemon {arguments} --iface=u1",
+            env!("CARGO_BIN_EXE_weft")
+        );
+        let output = host.command(&["sh", "-c", &line]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(sentence), "{limits}: {text}");
+    }
+}
+
 #[test]
 fn the_supervisor_is_told() {
     needs_namespaces!();

@@ -6,17 +6,23 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use tokio::sync::mpsc;
-use tracing::error;
+use tracing::{debug, error};
 use weft_ctrl::controller::TableSink;
 use weft_dataplane::{Event, Gone, Worker, WorkerInfo, WorkerOptions};
 use weft_forward::counters::{Counters, Snapshot};
 use weft_forward::table::Table;
+use weft_sys::limits::raise_memlock;
 
 /// How long a worker may take to stop. It turns many thousand times a second.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Events on their way from the worker's thread to the control thread.
 const EVENTS_WAITING_MAX: usize = 64;
+
+/// Bytes of memory that the kernel may pin for us: its own default since Linux 5.16
+/// (`MLOCK_LIMIT`, include/uapi/linux/resource.h), of which a ring takes a small part. Containers
+/// may start with less than that part.
+const LOCKED_BYTES: u64 = 8 << 20;
 
 /// A running worker.
 #[derive(Debug)]
@@ -30,6 +36,10 @@ pub(super) struct Forwarding {
 impl Forwarding {
     /// Starts the worker. Its events come out of the receiver, which ends with the worker.
     pub(super) fn start(options: WorkerOptions) -> Result<(Arc<Self>, mpsc::Receiver<Event>)> {
+        if let Err(error) = raise_memlock(LOCKED_BYTES) {
+            // If it is too low, making the ring fails and says so.
+            debug!(%error, "the limit of locked memory stays as it is");
+        }
         let worker = weft_dataplane::spawn(options).context("could not start the engine")?;
         let events = carry_events(&worker)?;
         let forwarding = Self {
