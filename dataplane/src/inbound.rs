@@ -112,14 +112,14 @@ impl<F: Framer> Inbound<F> {
         let bytes = datagram.payload.bytes();
         let size = datagram.control.segment_size.map_or(bytes.len(), usize::from);
         let size = size.clamp(1, bytes.len().max(1));
+        let outer = datagram.sender.map(|sender| sender.ip());
+        let sender = outer.map_or(Sender::Unknown, |outer| table.peer_from(outer));
         if self.cursor == 0 {
             let counters = &shared.counters;
             let segments = bytes.len().div_ceil(size).max(1);
             counters.inbound.trains_in.add(1);
             counters.inbound.segments_in.add(segments as u64);
             counters.inbound.bytes_in.add(bytes.len() as u64);
-            let outer = datagram.sender.map(|sender| sender.ip());
-            let sender = outer.map_or(Sender::Unknown, |outer| table.peer_from(outer));
             let refusal = match sender {
                 _ if datagram.truncated => Some(DropReason::Truncated),
                 Sender::Unknown => Some(DropReason::UnknownSender),
@@ -132,8 +132,6 @@ impl<F: Framer> Inbound<F> {
             }
         }
         let length = bytes.len();
-        let outer = datagram.sender.map(|sender| sender.ip());
-        let sender = outer.map_or(Sender::Unknown, |outer| table.peer_from(outer));
         while self.cursor < length {
             if shared.writes.free() < WRITES_A_PACKET {
                 return false;

@@ -64,6 +64,8 @@ pub(crate) struct Outbound<F> {
     trains: Trains,
     /// Sockets that take nothing at the moment.
     blocked: Vec<bool>,
+    /// The peer that the host itself refuses to send to, and why, until the next turn.
+    refused: Option<((u16, u32), DropReason)>,
     scratch: Scratch,
 }
 
@@ -76,6 +78,7 @@ impl<F: Framer> Outbound<F> {
             unfinished: None,
             trains: Trains::new(gathers, segments_max),
             blocked: vec![false; sockets],
+            refused: None,
             scratch: Scratch::new(),
         }
     }
@@ -104,6 +107,7 @@ impl<F: Framer> Outbound<F> {
 
     /// Handles what is waiting, as far as trains go. What left is in `departures`.
     pub(crate) fn run(&mut self, shared: &mut Shared) {
+        self.refused = None;
         // What is still in the kernel may come back, and nothing may pass it.
         if self.is_blocked() || self.trains.are_away() {
             return;

@@ -59,9 +59,18 @@ impl PeerState {
         usize::from(self.path_mtu)
     }
 
-    /// Takes note that the path takes only `inner` bytes. Returns the new path MTU.
-    pub(crate) fn lower_path_mtu(&mut self, inner: usize, now_ms: u64) -> u16 {
+    /// Takes note that the path refused a packet of `refused` inner bytes; `known` is what the
+    /// kernel believes that it takes. If that does not explain the refusal, half of the way to the
+    /// floor is tried next. Returns the new path MTU.
+    pub(crate) fn lower_path_mtu(
+        &mut self,
+        refused: usize,
+        known: Option<usize>,
+        now_ms: u64,
+    ) -> u16 {
         let floor = FLOOR_V4.min(self.path_mtu_max);
+        let half_way = refused.saturating_sub(usize::from(floor)) / 2 + usize::from(floor);
+        let inner = known.filter(|known| *known < refused).unwrap_or(half_way.min(refused - 1));
         let inner = u16::try_from(inner).unwrap_or(u16::MAX);
         self.path_mtu = inner.clamp(floor, self.path_mtu_max);
         self.path_mtu_expires_ms = now_ms.saturating_add(PATH_MTU_LIFETIME_MS);
@@ -156,7 +165,7 @@ mod tests {
     fn path_mtu(before: u16, learned: Option<usize>, after: u16) -> [usize; 2] {
         let (mut old, mut new) = (peers(before), peers(after));
         if let Some(learned) = learned {
-            old.state(0).unwrap().lower_path_mtu(learned, 0);
+            old.state(0).unwrap().lower_path_mtu(learned + 1, Some(learned), 0);
         }
         new.inherit(&mut old);
         let state = new.state(0).unwrap();

@@ -33,14 +33,32 @@ pub(crate) struct Shared {
     /// Milliseconds since the worker started, read once a turn.
     pub now_ms: u64,
     pub started: Instant,
-    pub icmp_limit: RateLimit,
+    pub icmp_limits: IcmpLimits,
+}
+
+/// The limits of ICMP errors. What a connection cannot do without has one of its own, so that
+/// packets to nowhere cannot use it up.
+#[derive(Debug)]
+pub(crate) struct IcmpLimits {
+    unreachable: RateLimit,
+    too_big: RateLimit,
+}
+
+impl IcmpLimits {
+    pub(crate) fn new() -> IcmpLimits {
+        let limit = || RateLimit::new(ICMP_PER_SECOND, ICMP_BURST);
+        IcmpLimits { unreachable: limit(), too_big: limit() }
+    }
+
+    fn allow(&mut self, problem: Problem, now_ms: u64) -> bool {
+        match problem {
+            Problem::NetworkUnreachable => self.unreachable.allow(now_ms),
+            Problem::FragmentationNeeded { .. } => self.too_big.allow(now_ms),
+        }
+    }
 }
 
 impl Shared {
-    pub(crate) fn icmp_limit() -> RateLimit {
-        RateLimit::new(ICMP_PER_SECOND, ICMP_BURST)
-    }
-
     pub(crate) fn drop_outbound(&self, reason: DropReason, segments: usize) {
         self.counters.outbound.drops.add(reason, segments as u64);
     }
@@ -60,16 +78,13 @@ impl Shared {
     /// allow one. Its source is the offender's destination: the kernel would drop an error that
     /// claims to come from an address of this host.
     pub(crate) fn answer(&mut self, offender: &[u8], layout: &Layout, problem: Problem) {
-        if !self.icmp_limit.allow(self.now_ms) {
-            return;
-        }
         let from = packet::destination(offender, layout);
         let mut error = [0; icmp::LENGTH_MAX];
         let Some(length) = icmp::error(offender, layout, problem, from, &mut error, self.sum)
         else {
             return;
         };
-        if self.writes.packet(&error[..length]) {
+        if self.icmp_limits.allow(problem, self.now_ms) && self.writes.packet(&error[..length]) {
             self.counters.icmp_sent.add(1);
         }
     }

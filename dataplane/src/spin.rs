@@ -40,7 +40,7 @@ impl Spin {
         now.saturating_duration_since(since) < PATIENCE
     }
 
-    /// There was work, or the worker slept.
+    /// Something came from outside, or the worker goes to sleep.
     pub(crate) fn rest(&mut self) {
         self.since = None;
         self.last = None;

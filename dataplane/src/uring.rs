@@ -1,12 +1,12 @@
 //! The io_uring engine: one turn after the other.
 //!
-//! A turn is one entry into the kernel. It submits what the last turn made, sleeps until
+//! A turn is one entry into the kernel, or a few more while an idle worker looks again. It submits what the last turn made, sleeps until
 //! something has come if nothing is left to do, and brings back what came. Armed all the time are
 //! a multishot read of the device, a multishot receive on each socket, and the wake-up.
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, TryRecvError};
 use weft_forward::drops::DropReason;
 use weft_sys::ring::{Completion, Errno, Ring};
 
@@ -117,11 +117,16 @@ impl<F: Framer> Engine<F> {
     /// # Errors
     /// Why the engine cannot go on.
     pub(crate) fn run(&mut self) -> Result<(), String> {
-        while !self.stopping {
-            self.turn()?;
-        }
+        let outcome = loop {
+            if self.stopping {
+                break Ok(());
+            }
+            if let Err(fault) = self.turn() {
+                break Err(fault);
+            }
+        };
         self.stop();
-        Ok(())
+        outcome
     }
 
     fn turn(&mut self) -> Result<(), String> {
@@ -235,7 +240,16 @@ impl<F: Framer> Engine<F> {
 
     fn obey(&mut self) {
         weft_sys::wake::clear(&self.ring.files().wake);
-        while let Ok(command) = self.commands.try_recv() {
+        loop {
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Empty) => return,
+                // Nobody is left who could say stop.
+                Err(TryRecvError::Disconnected) => {
+                    self.stopping = true;
+                    return;
+                }
+            };
             match command {
                 Command::Adopt { table, mut peers } => {
                     peers.inherit(&mut self.shared.peers);

@@ -29,7 +29,7 @@ use crate::{
     memory::{self, GATHERS, MEMORY, TRAINS},
     outbound::Outbound,
     peers::Peers,
-    shared::Shared,
+    shared::{IcmpLimits, Shared},
     uring::{Engine, Talk},
     writes::Writes,
 };
@@ -259,7 +259,7 @@ fn build(options: WorkerOptions, parts: Parts) -> Result<Engine<Plain>, StartErr
         inner_mtu: options.inner_mtu,
         now_ms: 0,
         started: Instant::now(),
-        icmp_limit: Shared::icmp_limit(),
+        icmp_limits: IcmpLimits::new(),
         locals,
     };
     let outbound = Outbound::new(Plain, gathers, options.segments_max, options.sockets.len());

@@ -1,5 +1,6 @@
 //! The header in front of every packet on the TUN device: `struct virtio_net_hdr` of
-//! `include/uapi/linux/virtio_net.h`, little endian, which the device is told to use.
+//! `include/uapi/linux/virtio_net.h`, in native byte order, which is what a device has unless told
+//! otherwise (`TUNSETVNETLE`, `TUNSETVNETBE`).
 
 use crate::drops::DropReason;
 
@@ -85,10 +86,10 @@ impl Header {
             ecn: kind & GSO_ECN != 0,
             needs_checksum: flags & FLAG_NEEDS_CHECKSUM != 0,
             checksum_valid: flags & FLAG_DATA_VALID != 0,
-            header_length: u16::from_le_bytes([h0, h1]),
-            segment_size: u16::from_le_bytes([s0, s1]),
-            checksum_start: u16::from_le_bytes([c0, c1]),
-            checksum_offset: u16::from_le_bytes([o0, o1]),
+            header_length: u16::from_ne_bytes([h0, h1]),
+            segment_size: u16::from_ne_bytes([s0, s1]),
+            checksum_start: u16::from_ne_bytes([c0, c1]),
+            checksum_offset: u16::from_ne_bytes([o0, o1]),
         })
     }
 
@@ -104,10 +105,10 @@ impl Header {
             Gso::TcpV6 => GSO_TCP_V6,
             Gso::Udp => GSO_UDP_L4,
         };
-        let [h0, h1] = self.header_length.to_le_bytes();
-        let [s0, s1] = self.segment_size.to_le_bytes();
-        let [c0, c1] = self.checksum_start.to_le_bytes();
-        let [o0, o1] = self.checksum_offset.to_le_bytes();
+        let [h0, h1] = self.header_length.to_ne_bytes();
+        let [s0, s1] = self.segment_size.to_ne_bytes();
+        let [c0, c1] = self.checksum_start.to_ne_bytes();
+        let [o0, o1] = self.checksum_offset.to_ne_bytes();
         *out = [needs | valid, kind | ecn, h0, h1, s0, s1, c0, c1, o0, o1];
     }
 }

@@ -34,7 +34,14 @@ impl<F: Framer> Outbound<F> {
                 (!was_blocked).then_some(meta.socket)
             }
             Err(Errno::CANCELED) => {
-                self.trains.wait(number);
+                match self.refused {
+                    // The same host or firewall would refuse each train of the chain in turn.
+                    Some((peer, reason)) if peer == (meta.slot, meta.generation) => {
+                        shared.drop_outbound(reason, meta.segments());
+                        self.trains.release(number);
+                    }
+                    _ => self.trains.wait(number),
+                }
                 None
             }
             Err(error) => {
@@ -61,6 +68,9 @@ impl<F: Framer> Outbound<F> {
             Errno::NETUNREACH | Errno::HOSTUNREACH => DropReason::SendUnreachable,
             _ => DropReason::SendFailed,
         };
+        if matches!(error, Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::PERM | Errno::ACCES) {
+            self.refused = Some(((meta.slot, meta.generation), reason));
+        }
         shared.drop_outbound(reason, meta.segments());
         self.trains.release(number);
     }
@@ -74,10 +84,9 @@ impl<F: Framer> Outbound<F> {
         let Some(state) = shared.peers.same(meta.slot, meta.generation) else { return false };
         let refused = meta.length - overhead;
         let known = udp::path_mtu(local, state.outer).ok();
-        let inner = known.map_or(refused - 1, |mtu| {
-            (mtu as usize).saturating_sub(state.outer_headers() + overhead)
-        });
-        let lowered = state.lower_path_mtu(inner.min(refused - 1), shared.now_ms);
+        let known =
+            known.map(|mtu| (mtu as usize).saturating_sub(state.outer_headers() + overhead));
+        let lowered = state.lower_path_mtu(refused, known, shared.now_ms);
         // Kernels before 6.14 say EINVAL of a train for what is the path's fault.
         state.segmentation = true;
         shared.counters.path_mtu_lowered.add(1);

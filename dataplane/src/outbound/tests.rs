@@ -325,7 +325,7 @@ fn a_handshake_is_clamped_to_the_path() {
             |mss: u16| tcp(destination, 0).with(|packet| packet.transport = Transport::Syn { mss });
         for (path, largest) in [(1472, 1472 - headers), (900, 900 - headers)] {
             let mut rig = Rig::new();
-            rig.shared.peers.state(0).unwrap().lower_path_mtu(path, 0);
+            rig.shared.peers.state(0).unwrap().lower_path_mtu(path + 1, Some(path), 0);
             rig.read_plain(&syn(8960).build());
             let (header, partial) = syn(8960).build_partial(0);
             assert!(rig.read(header, &partial));

@@ -130,7 +130,7 @@ impl Rig {
             locals: vec![IpAddr::from([127, 0, 0, 1])],
             now_ms: 0,
             started: Instant::now(),
-            icmp_limit: Shared::icmp_limit(),
+            icmp_limits: crate::shared::IcmpLimits::new(),
         };
         let outbound = Outbound::new(Plain, gathers, segments_max, 1);
         let inbound = Inbound::new(Plain, offloads, checksum::portable);

@@ -97,13 +97,14 @@ fn a_path_that_shrank_is_learned_and_the_train_goes_in_parts() {
     let mut trains = rig.send();
     assert_eq!((trains.len(), trains[0].segment), (1, Some(1440)));
     assert_eq!(rig.sent(trains.remove(0), Err(Errno::MSGSIZE)), None);
-    // The path is loopback and takes more: all that is known is that 1440 is too much.
-    assert_eq!(rig.events.try_recv(), Ok(Event::PathMtu { slot: 0, generation: 1, mtu: 1439 }));
+    // The path is loopback and takes more, which does not explain that 1440 is too much: half of
+    // the way to 576 is next.
+    assert_eq!(rig.events.try_recv(), Ok(Event::PathMtu { slot: 0, generation: 1, mtu: 1008 }));
     rig.assert_moved(&[("out.segments_in", 2), ("path_mtu_lowered", 1)]);
 
     assert!(rig.outbound.has_work());
     let trains = rig.send();
-    let problem = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1439 };
+    let problem = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1008 };
     assert_eq!(rig.write_plain(), [icmp_v4(&asks, problem)]);
     assert_eq!(oversize::reassemble(&bytes(&trains)), keeps);
     rig.assert_moved(&[("out.drop.packet_too_big", 1), ("fragments_made", 2), ("icmp_sent", 1)]);
@@ -193,27 +194,51 @@ fn a_refusal_that_was_the_path_switches_segmentation_on_again() {
     assert_eq!(rig.send()[0].segment, Some(37));
 }
 
+/// One train to each of three sizes, the head of which is refused with `error`; how the packets
+/// behind it are treated is left to the caller.
+fn refuse_head(rig: &mut Rig, error: Errno) -> Vec<Vec<u8>> {
+    let packets = sized(AT[0], &[10, 20, 30]);
+    read_all(rig, &packets);
+    let mut trains = rig.send().into_iter();
+    assert_eq!(rig.sent(trains.next().unwrap(), Err(error)), None);
+    for cancelled in trains {
+        assert_eq!(rig.sent(cancelled, Err(Errno::CANCELED)), None);
+    }
+    packets
+}
+
 #[test]
 fn other_refusals_are_drops_and_the_tail_goes_again() {
+    for error in [Errno::INVAL, Errno::IO, Errno::NOBUFS] {
+        let mut rig = Rig::new();
+        let packets = refuse_head(&mut rig, error);
+        rig.assert_moved(&[("out.segments_in", 3), ("out.drop.send_failed", 1)]);
+        let trains = rig.send();
+        assert_eq!(bytes(&trains), packets[1..]);
+        rig.accept(trains);
+        rig.assert_accounted();
+    }
+}
+
+/// A host or firewall that refuses one datagram to a peer refuses the next: going again one train
+/// a turn would keep the trains from everybody else.
+#[test]
+fn a_peer_that_the_host_refuses_loses_the_whole_chain() {
     let cases = [
         (Errno::HOSTUNREACH, "out.drop.send_unreachable"),
         (Errno::NETUNREACH, "out.drop.send_unreachable"),
-        (Errno(1), "out.drop.send_failed"),
-        (Errno::INVAL, "out.drop.send_failed"),
-        (Errno::IO, "out.drop.send_failed"),
+        (Errno::PERM, "out.drop.send_failed"),
+        (Errno::ACCES, "out.drop.send_failed"),
     ];
     for (error, reason) in cases {
         let mut rig = Rig::new();
-        let packets = sized(AT[0], &[10, 20, 30]);
-        read_all(&mut rig, &packets);
-        let mut trains = rig.send().into_iter();
-        assert_eq!(rig.sent(trains.next().unwrap(), Err(error)), None);
-        for cancelled in trains {
-            assert_eq!(rig.sent(cancelled, Err(Errno::CANCELED)), None);
-        }
-        rig.assert_moved(&[("out.segments_in", 3), (reason, 1)]);
+        refuse_head(&mut rig, error);
+        rig.assert_moved(&[("out.segments_in", 3), (reason, 3)]);
+        assert!(!rig.outbound.has_work());
+        let next = sized(AT[0], &[40]);
+        read_all(&mut rig, &next);
         let trains = rig.send();
-        assert_eq!(bytes(&trains), packets[1..]);
+        assert_eq!(bytes(&trains), next, "the next turn tries anew");
         rig.accept(trains);
         rig.assert_accounted();
     }
@@ -275,7 +300,7 @@ fn what_is_taken_apart_is_not_boarded_across_a_whole_train() {
     let trains = rig.send();
     assert_eq!(trains.len(), 3);
     deliver(&mut rig, trains, |_| Err(Errno::MSGSIZE));
-    rig.shared.peers.state(0).unwrap().lower_path_mtu(760, 0);
+    rig.shared.peers.state(0).unwrap().lower_path_mtu(760 + 1, Some(760), 0);
     let trains = rig.send();
     assert_eq!(bytes(&trains), [&packets[1..4], &packets[5..]].concat());
 }
@@ -314,7 +339,7 @@ fn all_trains_at_once_can_be_taken_apart() {
 #[test]
 fn trains_that_block_each_other_are_dropped() {
     let mut rig = Rig::with(1, Offloads::default());
-    rig.shared.peers.state(0).unwrap().lower_path_mtu(1000, 0);
+    rig.shared.peers.state(0).unwrap().lower_path_mtu(1000 + 1, Some(1000), 0);
     for size in 1000..1100 {
         let packet = udp(AT[0], size).with(|packet| packet.dont_fragment = false);
         rig.read_plain(&packet.build());
@@ -324,7 +349,7 @@ fn trains_that_block_each_other_are_dropped() {
     assert!(trains.len() > FRESH);
     deliver(&mut rig, trains, |_| Err(Errno::AGAIN));
     rig.outbound.handle_writable(0);
-    rig.shared.peers.state(0).unwrap().lower_path_mtu(600, 0);
+    rig.shared.peers.state(0).unwrap().lower_path_mtu(600 + 1, Some(600), 0);
     let mut rounds = 0;
     while rig.outbound.has_work() {
         let trains = rig.send();
@@ -356,7 +381,7 @@ fn a_peer_of_a_family_without_a_socket_is_unreachable() {
 fn a_new_table_keeps_what_was_learned_of_peers_that_stay() {
     let mut rig = Rig::new();
     for slot in 0..3 {
-        rig.shared.peers.state(slot).unwrap().lower_path_mtu(1000, 0);
+        rig.shared.peers.state(slot).unwrap().lower_path_mtu(1000 + 1, Some(1000), 0);
         rig.shared.peers.state(slot).unwrap().segmentation = false;
     }
     let mut input = table_input();

@@ -4,7 +4,7 @@ use super::*;
 use crate::peers::Peers;
 
 fn lower(rig: &mut Rig, slot: u16, mtu: usize) {
-    rig.shared.peers.state(slot).unwrap().lower_path_mtu(mtu, 0);
+    rig.shared.peers.state(slot).unwrap().lower_path_mtu(mtu + 1, Some(mtu), 0);
 }
 
 /// Puts the fragments of one packet together again, in the order of their offsets.

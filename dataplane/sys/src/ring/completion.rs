@@ -31,6 +31,10 @@ impl Errno {
     pub const NETUNREACH: Errno = Errno(libc::ENETUNREACH);
     /// The peer does not answer on its link.
     pub const HOSTUNREACH: Errno = Errno(libc::EHOSTUNREACH);
+    /// A firewall refuses the datagram.
+    pub const PERM: Errno = Errno(libc::EPERM);
+    /// A policy or a prohibiting route refuses the datagram.
+    pub const ACCES: Errno = Errno(libc::EACCES);
     /// The file was taken away: the device is gone.
     pub const BADFD: Errno = Errno(libc::EBADFD);
 
