@@ -344,7 +344,13 @@ impl<'a> Chooser<'a> {
             address_v4: v4,
             address_v6: v6,
             public_v4: v4.map(|address| self.options.public_ip.unwrap_or(address)),
-            public_v6: v6.map(|address| self.options.public_ipv6.unwrap_or(address)),
+            // A link-local address means nothing to other hosts, and every peer would refuse a
+            // lease that names one. Beside IPv4 it is not needed: datagrams go over IPv4 then.
+            public_v6: self
+                .options
+                .public_ipv6
+                .filter(|_| v6.is_some())
+                .or(v6.filter(|address| v4.is_none() || !address.is_unicast_link_local())),
             addresses: self.host_addresses(),
         })
     }

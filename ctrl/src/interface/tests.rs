@@ -202,6 +202,18 @@ fn the_best_address_of_an_interface() {
     }
 }
 
+/// Published, it made every peer refuse the whole lease, IPv4 included.
+#[test]
+fn a_link_local_address_beside_ipv4_is_not_published() {
+    let mut host = Snapshot { links: vec![link(9, "x")], ..Snapshot::default() };
+    host.addresses.extend([on(9, "10.168.0.2"), on(9, "fe80::2")]);
+    let both = Families { v4: true, v6: true };
+    let chosen = choose(&options("iface=x"), both, &host, None).unwrap();
+    assert_eq!(chosen.public_v4, chosen.address_v4);
+    assert_eq!(chosen.address_v6.map(IpAddr::V6), Some(address("fe80::2")));
+    assert_eq!(chosen.public_v6, None);
+}
+
 #[test]
 fn addresses_that_are_not_of_a_host_are_not_usable() {
     for text in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "10.0.0.1 x"] {

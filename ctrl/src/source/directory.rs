@@ -21,6 +21,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
+use tracing::warn;
 
 use super::Record;
 
@@ -137,9 +138,16 @@ impl Directory {
         for entry in entries {
             let entry = entry.map_err(failed("list", &path))?;
             let Some(name) = lease_name(&entry.file_name()) else { continue };
-            if let Some(record) = self.read(&name)? {
-                let modified = entry.metadata().and_then(|data| data.modified()).ok();
-                found.push((modified, record));
+            let modified = entry.metadata().and_then(|data| data.modified()).ok();
+            match self.read(&name) {
+                Ok(Some(record)) => found.push((modified, record)),
+                Ok(None) => {}
+                // One file that cannot be read must not hide the others. It is refused as a lease
+                // without a value would be, and nobody takes its subnet.
+                Err(error) => {
+                    warn!(%error, "a lease cannot be read");
+                    found.push((modified, Record { name, value: Vec::new() }));
+                }
             }
         }
         found.sort_by(|(a_time, a), (b_time, b)| (a_time, &a.name).cmp(&(b_time, &b.name)));

@@ -211,3 +211,19 @@ async fn an_unreadable_directory_is_a_problem_until_it_is_back() {
     assert!(matches!(watch.next().await, Update::Snapshot(records) if records.len() == 1));
     assert_eq!(watch.problem(), None);
 }
+
+/// A link that leads back to itself once hid every other lease: the listing failed as a whole.
+#[test]
+fn a_lease_that_cannot_be_read_hides_no_other() {
+    let (root, directory) = directory();
+    directory.claim("10.5.1.0-24", b"{}").unwrap();
+    let broken = root.path().join("subnets/10.5.2.0-24");
+    std::os::unix::fs::symlink(&broken, &broken).unwrap();
+    let listed = directory.list().unwrap();
+    let value = |name: &str| {
+        let record = listed.iter().find(|record| record.name == name);
+        record.map(|record| record.value.clone())
+    };
+    assert_eq!(value("10.5.1.0-24"), Some(b"{}".to_vec()));
+    assert_eq!(value("10.5.2.0-24"), Some(Vec::new()), "it is there, but without a value");
+}
