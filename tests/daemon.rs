@@ -216,7 +216,7 @@ fn a_daemon_that_waits_for_its_config_stops_at_once() {
 fn a_hangup_has_its_default_action() {
     needs_namespaces!();
     // Under nohup the signal is ignored, and so it is by every child.
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
     if u64::from_str_radix(ignored.trim(), 16).unwrap() & 1 == 1 {
         println!("SKIPPED: SIGHUP is ignored in this session (nohup?)");
