@@ -195,8 +195,7 @@ impl<F: Framer> Inbound<F> {
 
 /// Learns what became of a write.
 pub(crate) fn handle_written(gather: Gather, result: Result<u32, Errno>, shared: &mut Shared) {
-    let meta = shared.writes.finished(gather);
-    let segments = u64::from(meta.segments);
+    let segments = u64::from(shared.writes.finished(gather));
     if segments == 0 {
         return;
     }

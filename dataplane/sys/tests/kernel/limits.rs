@@ -1,17 +1,8 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
-use weft_sys::limits::{has_net_admin, raise_memlock};
+use weft_sys::limits::raise_memlock;
 
 use crate::namespace::{give_up, in_new_namespace};
-
-#[test]
-fn knows_whether_it_administers_the_network() {
-    in_new_namespace("knows_whether_it_administers_the_network", || {
-        assert!(has_net_admin().unwrap());
-        give_up(CapabilitySet::NET_ADMIN);
-        assert!(!has_net_admin().unwrap());
-    });
-}
 
 /// The limit belongs to the whole process; no other test here depends on it.
 #[test]
