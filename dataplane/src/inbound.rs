@@ -195,7 +195,8 @@ impl<F: Framer> Inbound<F> {
 
 /// Learns what became of a write.
 pub(crate) fn handle_written(gather: Gather, result: Result<u32, Errno>, shared: &mut Shared) {
-    let segments = u64::from(shared.writes.finished(gather));
+    let meta = shared.writes.finished(gather);
+    let segments = u64::from(meta.segments);
     if segments == 0 {
         return;
     }

@@ -285,7 +285,7 @@ impl<F: Framer> Engine<F> {
         outbound.stop(shared);
         inbound.stop(shared);
         for gather in shared.writes.drain_all() {
-            let segments = shared.writes.finished(gather);
+            let segments = shared.writes.finished(gather).segments;
             shared.drop_inbound(DropReason::Stopped, usize::from(segments));
         }
     }

@@ -5,13 +5,19 @@ use weft_sys::gather::Gather;
 
 use crate::memory::{TRAINS, WRITES};
 
+/// What a write counts as when it is done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct WriteMeta {
+    /// Inbound segments; 0 for a packet of our own.
+    pub segments: u16,
+}
+
 /// The gathers for writes: free, or ready for the engine.
 #[derive(Debug)]
 pub(crate) struct Writes {
     free: Vec<Gather>,
     ready: Vec<Gather>,
-    /// Inbound segments of each gather, by number; 0 for a packet of our own.
-    segments: Vec<u16>,
+    meta: Vec<WriteMeta>,
 }
 
 impl Writes {
@@ -21,7 +27,7 @@ impl Writes {
         Writes {
             free: gathers,
             ready: Vec::with_capacity(usize::from(WRITES)),
-            segments: vec![0; usize::from(WRITES)],
+            meta: vec![WriteMeta::default(); usize::from(WRITES)],
         }
     }
 
@@ -41,7 +47,7 @@ impl Writes {
     #[inline]
     pub(crate) fn push(&mut self, gather: Gather, segments: usize) {
         let segments = u16::try_from(segments).expect("a joined packet has few segments");
-        self.segments[usize::from(gather.number() - TRAINS)] = segments;
+        self.meta[usize::from(gather.number() - TRAINS)] = WriteMeta { segments };
         self.ready.push(gather);
     }
 
@@ -66,12 +72,12 @@ impl Writes {
         std::mem::take(&mut self.ready)
     }
 
-    /// Takes a gather back and says how many inbound segments it counted as.
+    /// Takes a gather back and says what it counted as.
     #[inline]
-    pub(crate) fn finished(&mut self, mut gather: Gather) -> u16 {
-        let segments = self.segments[usize::from(gather.number() - TRAINS)];
+    pub(crate) fn finished(&mut self, mut gather: Gather) -> WriteMeta {
+        let meta = self.meta[usize::from(gather.number() - TRAINS)];
         gather.reset();
         self.free.push(gather);
-        segments
+        meta
     }
 }
