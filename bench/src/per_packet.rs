@@ -4,15 +4,26 @@
 //! progress carries one packet each way. The payload of a datagram is the raw inner IPv4 packet; the
 //! TTL is lowered on both ways; routes are searched one by one and the hit moves to the front. It is
 //! deliberately no better than that: it stands for what weft replaces.
+//!
+//! flanneld's loop is C code inside a Go process that opened the socket with `net.ListenUDP`. Go's
+//! network poller keeps such a socket in its epoll set, edge-triggered and for both directions, and
+//! the loop works on a duplicate of the descriptor, which does not take it out. So every datagram that
+//! comes, and every one that leaves the send buffer, also wakes a thread of the Go runtime, which
+//! finds that nobody waits. That halves what the loop alone carries, so it is part of the comparator;
+//! `--bare` leaves it out. Go's thread looks for other work before it sleeps again, ours does not.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::str::FromStr;
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use ipnet::Ipv4Net;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, SendFlags, recv, sendto};
 use tun_rs::{DeviceBuilder, SyncDevice};
@@ -52,6 +63,9 @@ pub struct PerPacketOptions {
     /// MTU of the underlay in bytes; the device gets 28 less
     #[arg(long, default_value_t = 1500)]
     pub underlay_mtu: u16,
+    /// The loop alone, without the runtime around it that is woken for each datagram
+    #[arg(long)]
+    pub bare: bool,
 }
 
 /// One entry of the route table.
@@ -85,11 +99,28 @@ pub fn run(options: PerPacketOptions) -> Result<()> {
     ip(&["route", "add", &options.network.to_string(), "dev", &options.tun])?;
     let address = SocketAddrV4::new(options.local, options.port);
     let socket = UdpSocket::bind(address).with_context(|| format!("Cannot bind {address}"))?;
+    if !options.bare {
+        let duplicate = socket.try_clone().context("Cannot duplicate the socket")?;
+        thread::spawn(move || poll_as_a_runtime(&duplicate));
+    }
     let routes = Routes(options.peers);
     let buffer = vec![0; usize::from(mtu)];
     println!("ready");
     io::stdout().flush().context("Cannot print")?;
     Forwarder { tun, socket, routes, own, port: options.port, buffer }.forward()
+}
+
+/// Waits for events of the socket that nobody wants, as Go's network poller does.
+fn poll_as_a_runtime(socket: &UdpSocket) -> Result<()> {
+    let mut poll = Poll::new().context("Cannot make an epoll set")?;
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    let watched = poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(0), interest);
+    watched.context("Cannot watch the socket")?;
+    let mut events = Events::with_capacity(128);
+    loop {
+        // An interrupted wait is as good as a wait that found nothing.
+        let _ = poll.poll(&mut events, None);
+    }
 }
 
 struct Forwarder {
