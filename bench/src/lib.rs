@@ -7,6 +7,7 @@
 //!   one-packet-a-call comparator in [`per_packet`].
 //! * [`measure`] takes figures from a running path, [`report`] turns them into medians, ratios and
 //!   bars, and [`run`] ties the rounds together.
+//! * [`restart`] uses a [`train`] to measure for how long nothing gets through when a daemon is killed.
 //!
 //! Everything here needs root, iproute2 and the load programs named in [`measure`]. No device, route
 //! or address is ever made outside the lab's own namespaces.
@@ -15,5 +16,8 @@ pub mod lab;
 pub mod measure;
 pub mod path;
 pub mod per_packet;
+pub mod publish;
 pub mod report;
+pub mod restart;
 pub mod run;
+pub mod train;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use weft_bench::per_packet::{self, PerPacketOptions};
+use weft_bench::restart::{self, RestartArguments};
 use weft_bench::run::{self, LabArguments};
 
 /// Compares weft with the kernel's own ways and with flannel's UDP mode, on one machine
@@ -18,6 +19,8 @@ struct Program {
 enum Command {
     /// Measure paths between two hosts made of network namespaces (needs root)
     Lab(LabArguments),
+    /// Kill daemons, start them again, and measure for how long nothing gets through (needs root)
+    Restart(RestartArguments),
     /// Forward one packet a system call, as flannel's UDP mode does
     PerPacket(PerPacketOptions),
 }
@@ -25,6 +28,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Program::parse().command {
         Command::Lab(arguments) => run::run(&arguments),
+        Command::Restart(arguments) => restart::run(&arguments),
         Command::PerPacket(options) => per_packet::run(options).map(|()| true),
     };
     match result {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
-pub use weft::{Weft, WeftNode};
+pub use weft::{EngineChoice, Weft, WeftNode, weft_binary};
 
 use crate::lab::{Lab, Memory, NETWORK, Process, Side};
 

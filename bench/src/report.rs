@@ -11,6 +11,7 @@ pub use machine::Machine;
 use crate::lab::Underlay;
 use crate::measure::Sample;
 use crate::path::PathKind;
+use crate::publish::bars_to_json;
 
 /// All results of one run.
 #[derive(Clone, Debug, Serialize)]
@@ -165,13 +166,7 @@ impl Report {
                 "weft/per-packet": underlay.ratios(PathKind::PerPacket),
             });
         }
-        let bars = self.bars();
-        let bars = bars.iter().map(|bar| {
-            let mut entry = json!(bar);
-            entry["holds"] = json!(bar.holds());
-            entry
-        });
-        report["bars"] = bars.collect();
+        report["bars"] = bars_to_json(&self.bars());
         report
     }
 
@@ -208,7 +203,7 @@ impl UnderlayReport {
 }
 
 /// The middle value, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;
     let lower = values[(values.len() - 1) / 2];

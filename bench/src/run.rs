@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use crate::lab::{Lab, LabOptions, Side, Underlay, left_behind};
 use crate::measure::{CONGESTION_CONTROL, Sample, measure};
-use crate::path::{PathKind, Programs, RunningPath};
+use crate::path::{PathKind, Programs, RunningPath, weft_binary};
 use crate::report::{Machine, PathReport, Report, UnderlayReport};
 
 /// What to measure and where to put the results.
@@ -62,10 +62,7 @@ impl LabArguments {
 
     fn programs(&self) -> Result<Programs> {
         let bench = std::env::current_exe().context("Cannot find this program's own path")?;
-        let weft = self.weft.clone().unwrap_or_else(|| bench.with_file_name("weft"));
-        // Programs start in other namespaces but in the same directory; an absolute path is safest.
-        let weft = std::path::absolute(weft).context("Cannot find the weft binary's path")?;
-        Ok(Programs { weft, bench })
+        Ok(Programs { weft: weft_binary(self.weft.as_deref())?, bench })
     }
 }
 
@@ -75,10 +72,7 @@ pub fn run(arguments: &LabArguments) -> Result<bool> {
     let programs = arguments.programs()?;
     let mut report = Report {
         machine: Machine::describe(),
-        command: std::iter::once("weft-bench".to_owned())
-            .chain(std::env::args().skip(1))
-            .collect::<Vec<_>>()
-            .join(" "),
+        command: Machine::command_line(),
         congestion_control: CONGESTION_CONTROL.to_owned(),
         seconds: arguments.secs.unwrap_or(if arguments.quick { 2 } else { 3 }),
         rounds: arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 }),

@@ -1,12 +1,16 @@
 //! One network namespace with a name, and programs run inside it.
 
+use std::fs::File;
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::cleanup;
 use super::process::Process;
@@ -116,6 +120,20 @@ impl Namespace {
     /// The processes that are inside at the moment.
     pub fn processes(&self) -> Vec<u32> {
         cleanup::processes_in(&self.name)
+    }
+
+    /// Opens a UDP socket inside, at any free port. It stays inside, whoever uses it.
+    pub fn udp_socket(&self, address: IpAddr) -> Result<UdpSocket> {
+        let inside = File::open(format!("/run/netns/{}", self.name));
+        let inside = inside.context("Cannot open a namespace")?;
+        let open = || {
+            move_into_link_name_space(inside.as_fd(), Some(LinkNameSpaceType::Network))
+                .context("Cannot enter a namespace")?;
+            UdpSocket::bind((address, 0)).with_context(|| format!("Cannot bind {address}"))
+        };
+        // Being inside is a property of a thread, so this one must not be used for anything else.
+        std::thread::scope(|scope| scope.spawn(open).join())
+            .map_err(|_| anyhow!("The thread that opens a socket has panicked"))?
     }
 
     fn tool(&self, tool: &str, arguments: &[&str]) -> Result<String> {

@@ -3,8 +3,41 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde_json::Value;
 
 use crate::lab::{Lab, NETWORK, NETWORK_V6, Namespace, Process, Side};
+
+/// The engine of a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineChoice {
+    /// The one that the daemon takes by itself.
+    Auto,
+    /// `io_uring`.
+    Uring,
+    /// `epoll`, with one system call for several packets.
+    Epoll,
+}
+
+impl EngineChoice {
+    /// What to tell the daemon.
+    pub fn flags(self) -> Vec<String> {
+        let name = match self {
+            EngineChoice::Auto => return Vec::new(),
+            EngineChoice::Uring => "uring",
+            EngineChoice::Epoll => "epoll",
+        };
+        vec!["--engine".to_owned(), name.to_owned()]
+    }
+}
+
+/// The `weft` binary: the one given, or the one beside this program. Absolute, since programs are
+/// started in other namespaces.
+pub fn weft_binary(given: Option<&Path>) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("Cannot find this program's own path")?;
+    let weft = given.map_or_else(|| own.with_file_name("weft"), Path::to_owned);
+    std::path::absolute(weft).context("Cannot find the weft binary's path")
+}
 
 /// How daemons are to be started. The same value starts both sides; tests change it in between.
 #[derive(Clone, Debug)]
@@ -83,6 +116,12 @@ impl WeftNode {
     /// The lease directory that both daemons share.
     pub fn lease_directory(&self) -> &Path {
         &self.files.leases
+    }
+
+    /// What `weft status` says.
+    pub fn status(&self, namespace: &Namespace) -> Result<Value> {
+        let answer = self.query(namespace, &["status", "--json"])?;
+        serde_json::from_str(&answer).context("Cannot read the daemon's status")
     }
 
     /// Runs a subcommand such as `status` or `drops --json` against this daemon.

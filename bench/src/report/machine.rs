@@ -1,5 +1,6 @@
 //! Where and when a run took place.
 
+use std::fmt::{self, Display, Formatter};
 use std::process::Command;
 
 use serde::Serialize;
@@ -29,6 +30,19 @@ impl Machine {
             kernel: kernel.trim().to_owned(),
             date: String::from_utf8_lossy(&date).trim().to_owned(),
         }
+    }
+
+    /// The command line of this process, by the program's name rather than its path.
+    pub fn command_line() -> String {
+        let words = std::iter::once("weft-bench".to_owned()).chain(std::env::args().skip(1));
+        words.collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Display for Machine {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let Machine { processor, processors, kernel, date } = self;
+        write!(out, "{processor}, {processors} processors, Linux {kernel}, {date}")
     }
 }
 

@@ -8,12 +8,7 @@ use crate::path::PathKind;
 
 impl Display for Report {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
-        let machine = &self.machine;
-        writeln!(
-            out,
-            "{}, {} processors, Linux {}, {}",
-            machine.processor, machine.processors, machine.kernel, machine.date
-        )?;
+        writeln!(out, "{}", self.machine)?;
         writeln!(
             out,
             "`{}`: medians of {} interleaved rounds of {} s, {}",
