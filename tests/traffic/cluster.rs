@@ -77,7 +77,7 @@ impl Cluster {
     }
 
     /// Waits until the pods reach each other, in every family they have.
-    pub(crate) fn wait_for_traffic(&mut self) {
+    pub(crate) fn wait_for_traffic(&self) {
         let mut targets: Vec<IpAddr> = vec![Side::Two.pod_address().into()];
         if self.lab.options().ipv6 {
             targets.push(Side::Two.pod_address_v6().into());
@@ -143,11 +143,20 @@ impl Cluster {
     /// Stops everything: every segment is accounted for, the daemons end as they should, and
     /// nothing stays behind.
     pub(crate) fn finish(mut self) {
+        self.stop_daemons();
+        self.lab.close().unwrap();
+        assert_eq!(left_behind(), Vec::<String>::new());
+    }
+
+    /// Stops the daemons and keeps the lab: every segment is accounted for, and they end as they
+    /// should. Gives what each one has logged.
+    pub(crate) fn stop_daemons(&mut self) -> Vec<String> {
         for side in Side::BOTH {
             if self.nodes[index(side)].is_some() {
                 self.check_accounting(side);
             }
         }
+        let mut logs = Vec::new();
         for side in Side::BOTH {
             let Some(mut node) = self.nodes[index(side)].take() else { continue };
             let status = node.process_mut().stop().unwrap();
@@ -155,9 +164,9 @@ impl Cluster {
             assert_eq!(status.code(), Some(0), "{log}");
             assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
             assert!(!self.lab.host(side).has_device("flannel0").unwrap(), "flannel0 stays");
+            logs.push(log);
         }
-        self.lab.close().unwrap();
-        assert_eq!(left_behind(), Vec::<String>::new());
+        logs
     }
 
     /// Every segment that came in went out or was dropped for a named reason.

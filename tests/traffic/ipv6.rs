@@ -11,12 +11,13 @@ use crate::peer::PythonPeer;
 /// What is left of 1500 bytes below the headers of IPv6 and UDP, so that either outer family fits.
 const OVERLAY_MTU: u32 = 1452;
 
-fn options() -> LabOptions {
+/// A lab whose pods have both families.
+pub(crate) fn options() -> LabOptions {
     LabOptions { ipv6: true, pod_mtu: OVERLAY_MTU, ..LabOptions::default() }
 }
 
 /// A host with both families has an address of both on its interface.
-fn add_underlay_addresses(cluster: &Cluster) {
+pub(crate) fn add_underlay_addresses(cluster: &Cluster) {
     for side in Side::BOTH {
         let address = format!("fd00:168::{}/64", side.number() + 1);
         let device = side.underlay_device();

@@ -13,5 +13,6 @@ mod host;
 mod integrity;
 mod ipv6;
 mod load;
+mod matrix;
 mod mtu;
 mod peer;
