@@ -140,11 +140,17 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Subnet
     move |source| SubnetFileError { action, path, source }
 }
 
-/// The subnets that an earlier process wrote, if there are any. Of each family there must be exactly
-/// one readable subnet. A file that cannot be read has none.
+/// The subnets that an earlier process wrote, if there are any. A file that cannot be read has none.
 #[must_use]
 pub fn previous(path: &Path) -> Option<Leaf> {
-    let variables = dotenv::parse(&fs::read_to_string(path).ok()?);
+    subnets(&fs::read_to_string(path).ok()?)
+}
+
+/// The subnets that a subnet file's text names. Of each family there must be exactly one readable
+/// subnet.
+#[must_use]
+pub fn subnets(text: &str) -> Option<Leaf> {
+    let variables = dotenv::parse(text);
     let v4: Option<Ipv4Net> = variables.get("FLANNEL_SUBNET").and_then(|text| only(text));
     let v6: Option<Ipv6Net> = variables.get("FLANNEL_IPV6_SUBNET").and_then(|text| only(text));
     let leaf = Leaf { v4: v4.map(|net| net.trunc()), v6: v6.map(|net| net.trunc()) };
