@@ -66,6 +66,8 @@ pub struct Status {
     pub lease: Option<Lease>,
     /// The overlay's device.
     pub device: Option<Device>,
+    /// The packet worker has not finished a turn for a long time.
+    pub stalled: Option<Stalled>,
     /// How packets are moved.
     pub engine: Option<Engine>,
     /// What the workers counted.
@@ -139,6 +141,15 @@ pub struct Device {
     pub name: String,
     /// Its MTU in bytes of inner packet.
     pub mtu: u32,
+}
+
+/// A turn of the worker that takes too long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stalled {
+    /// What the worker does.
+    pub phase: String,
+    /// How long the turn has taken.
+    pub milliseconds: u64,
 }
 
 /// How packets are moved.

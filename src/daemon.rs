@@ -14,6 +14,7 @@ mod signals;
 mod start;
 mod state;
 mod state_directory;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,12 +68,12 @@ async fn live(options: &Options) -> Result<()> {
 }
 
 /// Ends only if the port cannot be had.
-async fn serve_health(options: &Options, state: &State) -> Result<()> {
+async fn serve_health(options: &Options, state: &Arc<State>) -> Result<()> {
     let Some(address) = options.health else { return std::future::pending().await };
     let health = Health::open(address).await?;
     info!(address = %health.address().unwrap_or(address), "answering health probes");
-    let control = state.control();
-    match health.serve(Arc::new(move || control.is_ready())).await {}
+    let state = Arc::clone(state);
+    match health.serve(Arc::new(move || state.is_ready())).await {}
 }
 
 /// Device and sockets are gone after this, and the route with the device. The lease and the subnet

@@ -100,6 +100,9 @@ impl<F: Framer> Inbound<F> {
         let mut writer = Writer { waiting: &self.waiting, shared };
         self.coalescer.flush(&mut writer);
         self.waiting.drain(..done);
+        if done > 0 {
+            shared.counters.inbound.batches.record(done as u64);
+        }
     }
 
     /// Handles one datagram from where it was left. False if writes ran out first.
@@ -118,6 +121,7 @@ impl<F: Framer> Inbound<F> {
             let counters = &shared.counters;
             let segments = bytes.len().div_ceil(size).max(1);
             counters.inbound.trains_in.add(1);
+            counters.inbound.train_segments.record(segments as u64);
             counters.inbound.segments_in.add(segments as u64);
             counters.inbound.bytes_in.add(bytes.len() as u64);
             let refusal = match sender {

@@ -13,6 +13,7 @@ mod inbound;
 mod memory;
 mod outbound;
 mod peers;
+pub mod progress;
 mod shared;
 mod spin;
 #[cfg(test)]
@@ -23,5 +24,5 @@ mod writes;
 
 pub use self::{
     memory::MEMORY,
-    worker::{Event, Gone, StartError, StopError, Worker, WorkerInfo, WorkerOptions, spawn},
+    worker::{Event, NotTold, StartError, StopError, Worker, WorkerInfo, WorkerOptions, spawn},
 };

@@ -96,6 +96,11 @@ impl<F: Framer> Outbound<F> {
         waits && !self.is_blocked()
     }
 
+    /// Trains that are not free.
+    pub(crate) fn trains_in_use(&self) -> usize {
+        self.trains.in_use()
+    }
+
     fn is_blocked(&self) -> bool {
         self.blocked.contains(&true)
     }
@@ -113,10 +118,15 @@ impl<F: Framer> Outbound<F> {
             return;
         }
         if self.send_again(shared) == Step::Done && self.finish(shared) == Step::Done {
+            let waiting = self.waiting.len();
             while let Some(frame) = self.waiting.pop_front() {
                 if self.packet(frame, shared) == Step::NoTrain {
                     break;
                 }
+            }
+            let handled = waiting - self.waiting.len();
+            if handled > 0 {
+                shared.counters.outbound.batches.record(handled as u64);
             }
         }
         self.trains.close_all(&mut shared.peers);

@@ -1,6 +1,6 @@
 //! What both directions of a worker use.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc};
 
 use crossbeam_channel::Sender;
 use weft_forward::{
@@ -11,8 +11,9 @@ use weft_forward::{
     packet::{self, Layout},
     table::Table,
 };
+use weft_sys::ring::Pools;
 
-use crate::{peers::Peers, worker::Event, writes::Writes};
+use crate::{peers::Peers, progress::Progress, worker::Event, writes::Writes};
 
 /// ICMP errors a second, and at once. A sender needs one; more help nobody.
 const ICMP_PER_SECOND: u32 = 200;
@@ -32,7 +33,7 @@ pub(crate) struct Shared {
     pub locals: Vec<IpAddr>,
     /// Milliseconds since the worker started, read once a turn.
     pub now_ms: u64,
-    pub started: Instant,
+    pub progress: Progress,
     pub icmp_limits: IcmpLimits,
 }
 
@@ -59,6 +60,20 @@ impl IcmpLimits {
 }
 
 impl Shared {
+    /// A turn begins, and with it the time that the turn goes by.
+    pub(crate) fn begin_turn(&mut self) {
+        self.now_ms = self.progress.begin_turn(&self.counters);
+    }
+
+    /// A turn ends: says which buffers are in use.
+    pub(crate) fn count_buffers(&self, pools: &Pools, trains: usize) {
+        let buffers = &self.counters.buffers;
+        buffers.tun_frames.set(u64::from(pools.tun.held()));
+        buffers.udp_frames.set(u64::from(pools.udp.held()));
+        buffers.trains.set(trains as u64);
+        buffers.writes.set(self.writes.in_use() as u64);
+    }
+
     pub(crate) fn drop_outbound(&self, reason: DropReason, segments: usize) {
         self.counters.outbound.drops.add(reason, segments as u64);
     }

@@ -14,6 +14,7 @@ use crate::{
     framer::Framer,
     inbound::{self, Inbound},
     outbound::Outbound,
+    progress::Phase,
     shared::Shared,
     spin::Spin,
     worker::{Command, Discarded},
@@ -131,9 +132,7 @@ impl<F: Framer> Engine<F> {
 
     fn turn(&mut self) -> Result<(), String> {
         self.enter().map_err(|error| format!("io_uring cannot be entered: {error}"))?;
-        self.shared.now_ms =
-            u64::try_from(self.shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.shared.counters.turns.add(1);
+        self.shared.begin_turn();
 
         while let Some(completion) = self.ring.completion() {
             self.handle(completion);
@@ -142,12 +141,16 @@ impl<F: Framer> Engine<F> {
             return Err(fault);
         }
         if std::mem::take(&mut self.woken) {
+            self.shared.progress.enter(Phase::Commands);
             self.obey();
         }
 
+        self.shared.progress.enter(Phase::Outbound);
         self.outbound.run(&mut self.shared);
+        self.shared.progress.enter(Phase::Inbound);
         self.inbound.run(&mut self.shared);
 
+        self.shared.progress.enter(Phase::Departures);
         for gather in self.shared.writes.drain() {
             self.ring.write(gather);
         }
@@ -156,6 +159,7 @@ impl<F: Framer> Engine<F> {
             ring.send(train.gather, train.socket, train.segment, train.linked);
         });
         self.arm();
+        self.shared.count_buffers(self.ring.pools(), self.outbound.trains_in_use());
         Ok(())
     }
 
@@ -163,17 +167,28 @@ impl<F: Framer> Engine<F> {
     /// are over when their entry returns, and are reaped before anybody sleeps, so that the
     /// counters of a worker at rest are exact.
     fn enter(&mut self) -> std::io::Result<()> {
+        let syscalls = &self.shared.counters.syscalls;
+        self.shared.progress.enter(Phase::Submission);
         if self.outbound.has_work() || self.inbound.has_work() || self.ring.has_submissions() {
+            syscalls.add(1);
             return self.ring.enter(false);
         }
-        while self.spin.again(Instant::now()) {
+        let idle_since = loop {
+            let now = Instant::now();
+            if !self.spin.again(now) {
+                break now;
+            }
+            syscalls.add(1);
             self.ring.enter(false)?;
             if self.ring.has_completions() {
                 return Ok(());
             }
+            syscalls.add(1);
             std::thread::yield_now();
-        }
+        };
         self.spin.rest();
+        syscalls.add(1);
+        self.shared.progress.sleep(idle_since);
         self.ring.enter(true)
     }
 
@@ -239,6 +254,7 @@ impl<F: Framer> Engine<F> {
     }
 
     fn obey(&mut self) {
+        self.shared.counters.syscalls.add(1);
         weft_sys::wake::clear(&self.ring.files().wake);
         loop {
             let command = match self.commands.try_recv() {
@@ -263,12 +279,15 @@ impl<F: Framer> Engine<F> {
                 Command::Stop => self.stopping = true,
                 #[cfg(test)]
                 Command::Panic => panic!("told to"),
+                #[cfg(test)]
+                Command::Stall(time) => std::thread::sleep(time),
             }
         }
     }
 
     /// Gives everything back and counts what was on its way.
     fn stop(&mut self) {
+        self.shared.progress.enter(Phase::Stop);
         let (outbound, inbound) = (&mut self.outbound, &mut self.inbound);
         let shared = &mut self.shared;
         self.ring.cancel_all(STOP_PATIENCE, |completion| match completion {

@@ -10,10 +10,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use weft_forward::{counters::Counters, table::Table};
 use weft_sys::{
     checksum,
@@ -29,6 +29,7 @@ use crate::{
     memory::{self, GATHERS, MEMORY, TRAINS},
     outbound::Outbound,
     peers::Peers,
+    progress::{Marks, Progress, Watch},
     shared::{IcmpLimits, Shared},
     uring::{Engine, Talk},
     writes::Writes,
@@ -39,9 +40,6 @@ const COMMANDS: usize = 16;
 
 /// Events that can wait for the control side; more are counted and dropped.
 const EVENTS: usize = 1024;
-
-/// How long a command may wait for room. A worker's turn takes microseconds.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a worker is made of.
 #[derive(Debug)]
@@ -103,10 +101,16 @@ pub enum StartError {
     Ended,
 }
 
-/// The worker does not take commands: it is gone or stuck.
+/// Why a worker was not told something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("The worker takes no commands: it has ended or is stuck")]
-pub struct Gone;
+pub enum NotTold {
+    /// It has not yet taken what it was told before. It may be told later.
+    #[error("The worker has not yet taken what it was told before")]
+    Busy,
+    /// It has ended.
+    #[error("The worker has ended")]
+    Ended,
+}
 
 /// Why a worker did not stop cleanly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -148,6 +152,9 @@ pub(crate) enum Command {
     /// Panic, to see what comes of it.
     #[cfg(test)]
     Panic,
+    /// Sleep, as if a turn took that long.
+    #[cfg(test)]
+    Stall(Duration),
 }
 
 /// What a worker no longer uses, on its way to be freed elsewhere.
@@ -167,6 +174,7 @@ pub struct Worker {
     ended: Receiver<Result<(), String>>,
     thread: Option<JoinHandle<()>>,
     counters: Arc<Counters>,
+    marks: Arc<Marks>,
     info: WorkerInfo,
     inner_mtu: u16,
 }
@@ -183,6 +191,7 @@ pub fn spawn(options: WorkerOptions) -> Result<Worker, StartError> {
     let (ready, started) = bounded(1);
     let (end, ended) = bounded(1);
     let counters = Arc::new(Counters::default());
+    let marks = Arc::new(Marks::default());
     let (sum, checksum) = checksum::select();
     let info = WorkerInfo {
         engine: "uring",
@@ -198,6 +207,7 @@ pub fn spawn(options: WorkerOptions) -> Result<Worker, StartError> {
         wake,
         events: event_queue.clone(),
         counters: Arc::clone(&counters),
+        marks: Arc::clone(&marks),
         talk: Talk { commands: command_queue, discarded: discards },
         sum,
     };
@@ -215,13 +225,25 @@ pub fn spawn(options: WorkerOptions) -> Result<Worker, StartError> {
         .map_err(StartError::Thread)?;
     started.recv().unwrap_or(Err(StartError::Ended))?;
     let thread = Some(thread);
-    Ok(Worker { commands, waker, events, discarded, ended, thread, counters, info, inner_mtu })
+    Ok(Worker {
+        commands,
+        waker,
+        events,
+        discarded,
+        ended,
+        thread,
+        counters,
+        marks,
+        info,
+        inner_mtu,
+    })
 }
 
 struct Parts {
     wake: std::os::fd::OwnedFd,
     events: Sender<Event>,
     counters: Arc<Counters>,
+    marks: Arc<Marks>,
     talk: Talk,
     sum: weft_forward::checksum::Sum,
 }
@@ -258,7 +280,7 @@ fn build(options: WorkerOptions, parts: Parts) -> Result<Engine<Plain>, StartErr
         sum: parts.sum,
         inner_mtu: options.inner_mtu,
         now_ms: 0,
-        started: Instant::now(),
+        progress: Progress::new(parts.marks),
         icmp_limits: IcmpLimits::new(),
         locals,
     };
@@ -275,20 +297,34 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 }
 
 impl Worker {
-    /// Makes the worker use `table` from its next turn on.
+    /// Makes the worker use `table` from its next turn on. Does not wait.
     ///
     /// # Errors
-    /// [`Gone`] if the worker does not take commands any more.
-    pub fn adopt(&self, table: Arc<Table>) -> Result<(), Gone> {
+    /// [`NotTold`] if the worker takes no command now, or none any more.
+    pub fn adopt(&self, table: Arc<Table>) -> Result<(), NotTold> {
         while self.discarded.try_recv().is_ok() {}
+        if self.commands.is_full() {
+            // Not worth making the peers' states for.
+            self.waker.wake();
+            return Err(NotTold::Busy);
+        }
         let peers = Peers::new(&table, self.inner_mtu);
         self.command(Command::Adopt { table, peers })
     }
 
-    fn command(&self, command: Command) -> Result<(), Gone> {
-        let sent = self.commands.send_timeout(command, COMMAND_PATIENCE);
+    fn command(&self, command: Command) -> Result<(), NotTold> {
+        let sent = self.commands.try_send(command);
         self.waker.wake();
-        sent.map_err(|_| Gone)
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => NotTold::Busy,
+            TrySendError::Disconnected(_) => NotTold::Ended,
+        })
+    }
+
+    /// Watches whether the worker goes on.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch::new(Arc::clone(&self.marks))
     }
 
     /// What the worker counts; valid also after it has stopped.

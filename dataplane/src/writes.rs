@@ -37,6 +37,11 @@ impl Writes {
         self.free.len()
     }
 
+    /// Gathers that are not free: filled, ready or in the kernel.
+    pub(crate) fn in_use(&self) -> usize {
+        usize::from(WRITES) - self.free.len()
+    }
+
     /// An empty gather, if one is free.
     #[inline]
     pub(crate) fn take(&mut self) -> Option<Gather> {

@@ -30,6 +30,10 @@ pub fn status(status: &Status) -> String {
     if let Some(device) = &status.device {
         rows.push(("device".to_owned(), format!("{}, MTU {}", device.name, device.mtu)));
     }
+    if let Some(stalled) = &status.stalled {
+        let text = format!("in {}, for {} ms", stalled.phase, stalled.milliseconds);
+        rows.push(("stalled".to_owned(), text));
+    }
     if let Some(engine) = &status.engine {
         rows.push(("engine".to_owned(), format!("{} ({})", engine.name, engine.reason)));
         rows.extend(named("  ", &engine.features));

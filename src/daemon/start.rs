@@ -14,6 +14,7 @@ use super::device;
 use super::forwarding::{Forwarding, Tables};
 use super::state::State;
 use super::tell_supervisor;
+use super::watchdog;
 use crate::options::{Options, Without};
 
 /// Comes back only with what ends the daemon.
@@ -29,9 +30,10 @@ pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()
     forwarding.adopt(acquired.first_table())?;
     let running = acquired.configure(&name, index).await?;
     tokio::select! {
-        outcome = running.run(Tables(forwarding), std::future::pending()) => outcome?,
+        outcome = running.run(Tables(Arc::clone(&forwarding)), std::future::pending()) => outcome?,
         death = follow_events(&mut events, state) => bail!("The packet worker has ended: {death}"),
         never = announce_readiness(state) => match never {},
+        never = watchdog::watch(&forwarding, state) => match never {},
     }
     Ok(())
 }

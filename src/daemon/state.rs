@@ -12,9 +12,10 @@ use weft_forward::drops::DropReason;
 use super::events::{Paths, PeerId};
 use super::forwarding::Forwarding;
 use super::kernel;
+use super::watchdog::{Stall, Stalls};
 use crate::admin::{
-    Answers, Device, Drop, Drops, Engine, Interface, Lease, Network, Peer, Peers, Status, Traffic,
-    UnusedLease,
+    Answers, Device, Drop, Drops, Engine, Interface, Lease, Network, Peer, Peers, Stalled, Status,
+    Traffic, UnusedLease,
 };
 use crate::cli::VERSION;
 
@@ -32,6 +33,7 @@ pub(super) struct State {
 struct Known {
     forwarding: Option<Arc<Forwarding>>,
     paths: Paths,
+    stalls: Stalls,
 }
 
 impl State {
@@ -76,6 +78,16 @@ impl State {
         }
     }
 
+    /// What the watchdog has seen.
+    pub(super) fn with_stalls<T>(&self, handle: impl FnOnce(&mut Stalls) -> T) -> T {
+        handle(&mut self.known().stalls)
+    }
+
+    /// Whether this host can be given work: the control loop says so, and packets are moved.
+    pub(super) fn is_ready(&self) -> bool {
+        self.control.is_ready() && self.known().stalls.now.is_none()
+    }
+
     /// Nothing panics while it holds the lock in a way that would leave halves behind.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -85,13 +97,15 @@ impl State {
 impl Answers for State {
     fn status(&self) -> Status {
         let control = self.control.snapshot();
+        let stalled = self.with_stalls(|stalls| stalls.now.map(stalled));
         let forwarding = self.forwarding();
         let forwarding = forwarding.as_deref();
         Status {
             version: VERSION.to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            ready: control.ready,
+            ready: control.ready && stalled.is_none(),
+            stalled,
             source: self.source.clone(),
             network: control.config.as_ref().map(network),
             engine: forwarding.map(|forwarding| engine(forwarding, self.engine_reason)),
@@ -133,6 +147,14 @@ impl Answers for State {
             kernel: kernel::losses(&snapshot),
             not_loss: kernel::not_losses(),
         }
+    }
+}
+
+fn stalled(stall: Stall) -> Stalled {
+    let milliseconds = stall.since.elapsed().as_millis();
+    Stalled {
+        phase: stall.phase.name().to_owned(),
+        milliseconds: u64::try_from(milliseconds).unwrap_or(u64::MAX),
     }
 }
 
@@ -223,6 +245,7 @@ fn reasons(drops: &DropsSnapshot) -> Vec<Drop> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_dataplane::progress::Phase;
     use weft_forward::counters::Counters;
 
     #[test]
@@ -234,6 +257,16 @@ mod tests {
         assert_eq!((status.engine, status.ready), (None, false));
         assert_eq!(status.source, "directory /l");
         assert!(!status.problems.is_empty(), "it says why it is not ready");
+    }
+
+    #[test]
+    fn a_stall_is_told() {
+        let state = State::new("directory /l".into(), "chosen by itself");
+        assert_eq!(state.status().stalled, None);
+        let now = Instant::now();
+        state.with_stalls(|stalls| stalls.now = Some(Stall { phase: Phase::Outbound, since: now }));
+        assert!(!state.is_ready());
+        assert_eq!(state.status().stalled.map(|stalled| stalled.phase), Some("outbound".into()));
     }
 
     #[test]

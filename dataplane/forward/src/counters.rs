@@ -4,8 +4,11 @@
 //! is cut into. In each direction `segments_in == segments_out + drops`, except for what is in a buffer
 //! at the moment of reading.
 
+mod histogram;
+
 use core::sync::atomic::{AtomicU64, Ordering};
 
+pub use self::histogram::{BOUNDS, Histogram, HistogramSnapshot};
 use crate::drops::DropReason;
 
 /// A number that one thread adds to and any thread reads. Nothing is ordered by it.
@@ -13,6 +16,10 @@ use crate::drops::DropReason;
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    const fn new() -> Counter {
+        Counter(AtomicU64::new(0))
+    }
+
     /// Adds `amount`. Only the thread that owns the counter may call it: a load and a store are
     /// cheaper than a locked addition and lose nothing as long as there is one writer.
     #[inline]
@@ -29,13 +36,76 @@ impl Counter {
     }
 }
 
+/// A number that one thread sets and any thread reads. Nothing is ordered by it.
+#[derive(Default, Debug)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Sets the value.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Buffers that the worker holds when a turn ends. The others are free, or the kernel's to receive
+/// into.
+#[derive(Default, Debug)]
+pub struct Buffers {
+    /// Frames with packets from the device.
+    pub tun_frames: Gauge,
+    /// Frames with datagrams.
+    pub udp_frames: Gauge,
+    /// Trains that are open, on their way, or wait to go again.
+    pub trains: Gauge,
+    /// Writes that are on their way into the device.
+    pub writes: Gauge,
+}
+
+/// [`Buffers`] at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct BuffersSnapshot {
+    /// Frames with packets from the device.
+    pub tun_frames: u64,
+    /// Frames with datagrams.
+    pub udp_frames: u64,
+    /// Trains that are open, on their way, or wait to go again.
+    pub trains: u64,
+    /// Writes that are on their way into the device.
+    pub writes: u64,
+}
+
+impl Buffers {
+    fn snapshot(&self) -> BuffersSnapshot {
+        BuffersSnapshot {
+            tun_frames: self.tun_frames.value(),
+            udp_frames: self.udp_frames.value(),
+            trains: self.trains.value(),
+            writes: self.writes.value(),
+        }
+    }
+}
+
+impl BuffersSnapshot {
+    fn merge(&mut self, other: &Self) {
+        self.tun_frames += other.tun_frames;
+        self.udp_frames += other.udp_frames;
+        self.trains += other.trains;
+        self.writes += other.writes;
+    }
+}
+
 /// One counter for each drop reason, in segments.
 #[derive(Debug)]
 pub struct Drops([Counter; DropReason::COUNT]);
 
 impl Default for Drops {
     fn default() -> Self {
-        Self([const { Counter(AtomicU64::new(0)) }; DropReason::COUNT])
+        Self([const { Counter::new() }; DropReason::COUNT])
     }
 }
 
@@ -160,6 +230,10 @@ counters! {
         ;
         /// Segments dropped.
         drops: Drops, DropsSnapshot,
+        /// Segments of each send.
+        train_segments: Histogram, HistogramSnapshot,
+        /// Packets from the device that one turn handled, super-packets as one.
+        batches: Histogram, HistogramSnapshot,
     }
 }
 
@@ -181,6 +255,10 @@ counters! {
         ;
         /// Segments dropped.
         drops: Drops, DropsSnapshot,
+        /// Segments of each receive.
+        train_segments: Histogram, HistogramSnapshot,
+        /// Receives that one turn handled.
+        batches: Histogram, HistogramSnapshot,
     }
 }
 
@@ -209,6 +287,10 @@ counters! {
         receive_overflow,
         /// Turns of the worker.
         turns,
+        /// System calls that the worker made to move packets, to wait and to be woken.
+        syscalls,
+        /// Nanoseconds in which the worker did not sleep in the kernel.
+        busy_ns,
         /// Events for the control loop that found the ring full.
         events_lost,
         ;
@@ -216,6 +298,8 @@ counters! {
         outbound: Outbound, OutboundSnapshot,
         /// From the peers to the TUN device.
         inbound: Inbound, InboundSnapshot,
+        /// Buffers in use.
+        buffers: Buffers, BuffersSnapshot,
     }
 }
 

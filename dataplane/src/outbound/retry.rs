@@ -22,6 +22,7 @@ impl<F: Framer> Outbound<F> {
                 let out = &shared.counters.outbound;
                 out.segments_out.add(meta.segments() as u64);
                 out.trains_out.add(1);
+                out.train_segments.record(meta.segments() as u64);
                 let overhead = meta.datagrams * self.framer.overhead();
                 out.bytes_out.add(u64::from(bytes).saturating_sub(overhead as u64));
                 self.trains.release(number);

@@ -113,6 +113,10 @@ impl Trains {
         self.free.len()
     }
 
+    pub(super) fn in_use(&self) -> usize {
+        usize::from(TRAINS) - self.free.len()
+    }
+
     pub(super) fn has_retries(&self) -> bool {
         !self.retries.is_empty() || !self.returned.is_empty()
     }

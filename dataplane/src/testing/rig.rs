@@ -3,7 +3,6 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
 };
 
 use crossbeam_channel::{Receiver, bounded};
@@ -26,6 +25,7 @@ use crate::{
     memory::{self, TRAINS},
     outbound::{Departure, Outbound},
     peers::Peers,
+    progress::Progress,
     shared::Shared,
     worker::Event,
     writes::Writes,
@@ -129,7 +129,7 @@ impl Rig {
             inner_mtu,
             locals: vec![IpAddr::from([127, 0, 0, 1])],
             now_ms: 0,
-            started: Instant::now(),
+            progress: Progress::new(Arc::default()),
             icmp_limits: crate::shared::IcmpLimits::new(),
         };
         let outbound = Outbound::new(Plain, gathers, segments_max, 1);

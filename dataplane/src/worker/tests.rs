@@ -10,6 +10,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use etherparse::{SlicedPacket, TransportSlice};
@@ -23,6 +24,7 @@ use weft_sys::{
 };
 
 use super::*;
+use crate::progress::{News, Phase};
 use crate::testing::{Inner, table_input};
 
 /// For everything that should happen at once.
@@ -114,6 +116,17 @@ fn answer(payload: &[u8]) -> Vec<u8> {
     answer.with(|packet| packet.payload = payload.to_vec()).build()
 }
 
+/// Offers a table until the worker takes it.
+#[track_caller]
+fn adopt(worker: &Worker, table: &Arc<Table>) {
+    let start = Instant::now();
+    while let Err(error) = worker.adopt(Arc::clone(table)) {
+        assert_eq!(error, NotTold::Busy);
+        assert!(start.elapsed() < PATIENCE, "the worker takes no table");
+        thread::yield_now();
+    }
+}
+
 #[track_caller]
 fn assert_accounted(counters: &Counters) {
     let now = counters.snapshot();
@@ -185,7 +198,7 @@ fn tables_change_under_traffic_without_a_loss() {
                 input.epoch = epoch;
                 // Another peer comes and goes all the time.
                 input.peers[2].generation = epoch as u32;
-                worker.adopt(Arc::new(Table::new(input).unwrap())).unwrap();
+                adopt(&worker, &Arc::new(Table::new(input).unwrap()));
                 // Traffic keeps up.
                 let start = Instant::now();
                 while answered.load(Ordering::Relaxed) < epoch / 10 && !traffic.is_finished() {
@@ -253,7 +266,7 @@ fn a_panic_is_reported_and_cleans_up() {
         let dead = Event::Dead { reason: reason.clone() };
         assert_eq!(worker.events().recv_timeout(PATIENCE), Ok(dead));
         let start = Instant::now();
-        while worker.command(Command::Stop).is_ok() {
+        while worker.command(Command::Stop) != Err(NotTold::Ended) {
             assert!(start.elapsed() < PATIENCE, "the dead take commands");
             thread::sleep(Duration::from_millis(1));
         }
@@ -323,5 +336,43 @@ fn a_burst_is_handled_without_anything_else_happening() {
         let counters = worker.counters();
         assert_eq!(worker.stop(PATIENCE), Ok(()));
         assert_accounted(&counters);
+    });
+}
+
+/// The control side must not wait for a worker that is stuck, and is told where it is stuck.
+#[test]
+fn a_turn_that_takes_too_long_is_seen_and_nobody_waits_for_it() {
+    in_namespace("a_turn_that_takes_too_long_is_seen_and_nobody_waits_for_it", || {
+        let worker = start();
+        let mut watch = worker.watch();
+        let mut next_news = || {
+            let start = Instant::now();
+            loop {
+                if let Some(news) = watch.look(Instant::now()) {
+                    return news;
+                }
+                assert!(start.elapsed() < PATIENCE, "nothing was seen");
+                thread::sleep(Duration::from_millis(20));
+            }
+        };
+        worker.command(Command::Stall(Duration::from_secs(2))).unwrap();
+        let before = Instant::now();
+        let table = |epoch| {
+            let input = weft_forward::table::TableInput { epoch, ..table_input() };
+            Arc::new(Table::new(input).unwrap())
+        };
+        let refused = (2..100).find_map(|epoch| worker.adopt(table(epoch)).err());
+        assert_eq!(refused, Some(NotTold::Busy));
+        assert!(before.elapsed() < Duration::from_secs(1), "it was waited for");
+        let News::Stalled { phase: Phase::Commands, lasted } = next_news() else {
+            panic!("nothing stalls");
+        };
+        assert!(lasted >= crate::progress::TURN_MAX, "{lasted:?}");
+        let News::Recovered { phase: Phase::Commands, .. } = next_news() else {
+            panic!("it stalls again");
+        };
+        // What it had not taken before it takes now.
+        adopt(&worker, &table(100));
+        assert_eq!(worker.stop(PATIENCE), Ok(()));
     });
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::admin::{Device, Engine, Interface, Lease, Network, Peer};
+use crate::admin::{Device, Engine, Interface, Lease, Network, Peer, Stalled};
 
 /// With something in every field that can be empty.
 fn full() -> Status {
@@ -29,6 +29,7 @@ fn full() -> Status {
             id: "2a".into(),
         }),
         device: Some(Device { name: "flannel0".into(), mtu: 1472 }),
+        stalled: Some(Stalled { phase: "outbound".into(), milliseconds: 1200 }),
         engine: Some(Engine {
             name: "uring".into(),
             reason: "chosen by itself".into(),
@@ -69,6 +70,7 @@ public addresses  198.51.100.2
 subnet            10.244.1.0/24
 identity          2a
 device            flannel0, MTU 1472
+stalled           in outbound, for 1200 ms
 engine            uring (chosen by itself)
   segments max    128
 peers             3, table 9
