@@ -27,7 +27,12 @@ pub(crate) fn add_underlay_addresses(cluster: &Cluster) {
 }
 
 fn start() -> Option<Cluster> {
-    let mut cluster = Cluster::bare(options())?;
+    start_with(options())
+}
+
+/// A daemon on both hosts, which carry IPv6 packets as well.
+pub(crate) fn start_with(options: LabOptions) -> Option<Cluster> {
+    let mut cluster = Cluster::bare(options)?;
     add_underlay_addresses(&cluster);
     for side in Side::BOTH {
         cluster.start_weft(side, &config(true));

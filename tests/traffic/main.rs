@@ -10,6 +10,7 @@ mod datagrams;
 mod errors;
 mod features;
 mod host;
+mod hostile;
 mod integrity;
 mod ipv6;
 mod load;
