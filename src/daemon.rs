@@ -4,12 +4,14 @@
 //! runtime. What can fail before the lease is taken is done before, so that a host that cannot
 //! carry packets does not claim a subnet.
 
+mod degraded;
 mod device;
 mod events;
 mod forwarding;
 mod health;
 mod kernel;
 mod owner;
+mod patience;
 mod signals;
 mod start;
 mod state;
@@ -23,12 +25,13 @@ use anyhow::{Context, Result};
 use tokio::runtime;
 use tracing::{debug, info};
 
-use crate::admin::server::AdminSocket;
+use crate::admin::server::{AdminSocket, OpenError};
 use crate::options::Options;
 use health::Health;
+use patience::patiently;
 use signals::StopSignals;
 use state::State;
-use state_directory::StateDirectory;
+use state_directory::{StateDirectory, StateError};
 
 /// The user who may ask over the admin socket.
 const ROOT: u32 = 0;
@@ -49,11 +52,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 async fn live(options: &Options) -> Result<()> {
     let mut signals = StopSignals::install().context("could not take over signals")?;
-    let _state_directory = StateDirectory::open(&options.control.state_directory)?;
+    let _state_directory = lock_state_directory(options).await?;
     let reason = if options.engine_was_asked_for { "asked for" } else { "chosen by itself" };
     let source = format!("directory {}", options.control.lease_directory.display());
     let state = State::new(source, reason);
-    let admin = AdminSocket::open(&options.admin_socket, ROOT)?;
+    let admin = open_admin_socket(options).await?;
     let outcome = tokio::select! {
         never = admin.serve(Arc::clone(&state) as _) => match never {},
         failure = serve_health(options, &state) => failure,
@@ -65,6 +68,18 @@ async fn live(options: &Options) -> Result<()> {
     };
     let stopped = stop(&state).await;
     outcome.and(stopped)
+}
+
+async fn lock_state_directory(options: &Options) -> Result<StateDirectory, StateError> {
+    let path = &options.control.state_directory;
+    let is_taken = |error: &StateError| matches!(error, StateError::Taken { .. });
+    patiently("state directory", || StateDirectory::open(path), is_taken).await
+}
+
+async fn open_admin_socket(options: &Options) -> Result<AdminSocket, OpenError> {
+    let path = &options.admin_socket;
+    let is_taken = |error: &OpenError| matches!(error, OpenError::Taken { .. });
+    patiently("admin socket", || AdminSocket::open(path, ROOT), is_taken).await
 }
 
 /// Ends only if the port cannot be had.

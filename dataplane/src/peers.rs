@@ -1,9 +1,13 @@
 //! What a worker knows of each peer beyond the table: where it sends, and what the path takes.
 
+mod segmentation;
+
 use std::net::{IpAddr, SocketAddr};
 
 use weft_forward::table::{Peer, Table};
 use weft_sys::udp::SockAddr;
+
+pub(crate) use segmentation::Segmentation;
 
 /// How long a lowered path MTU is believed, in milliseconds (RFC 1191 section 6.3).
 const PATH_MTU_LIFETIME_MS: u64 = 10 * 60 * 1000;
@@ -23,7 +27,7 @@ pub(crate) struct PeerState {
     /// The same in kernel form.
     pub name: SockAddr,
     /// Whether the kernel may cut trains to this peer.
-    pub segmentation: bool,
+    pub segmentation: Segmentation,
     /// The train of this turn that still takes segments.
     pub open: Option<u16>,
     /// Inner bytes that the path takes now.
@@ -41,7 +45,7 @@ impl PeerState {
             generation: peer.generation,
             outer: peer.outer,
             name: SockAddr::from(peer.outer),
-            segmentation: true,
+            segmentation: Segmentation::default(),
             open: None,
             path_mtu: path_mtu_max,
             path_mtu_max,

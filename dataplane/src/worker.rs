@@ -77,6 +77,13 @@ pub enum Event {
         /// What the kernel said.
         error: Errno,
     },
+    /// The kernel cuts trains to a peer again.
+    SegmentationOn {
+        /// The peer's slot.
+        slot: u16,
+        /// The peer among those that had the slot.
+        generation: u32,
+    },
     /// The worker has ended without being told to.
     Dead {
         /// Why.

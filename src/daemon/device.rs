@@ -1,20 +1,16 @@
-//! The device and the sockets, each taken for us alone.
-//!
-//! A daemon that was killed a moment ago keeps both for a while, because its ring is torn down
-//! asynchronously. So what is taken is tried again for a while; what is still taken then belongs
-//! to somebody, who is named.
+//! The device and the sockets, each taken for us alone. What belongs to somebody else for good is
+//! reported with that owner's name.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{Error, Result};
-use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tracing::warn;
 use weft_ctrl::controller::DEVICE_NAME;
 use weft_sys::tun::{Tun, TunError, TunOptions};
 use weft_sys::udp::{SocketError, SocketOptions, UdpSocket};
 
 use super::owner;
+use super::patience::patiently;
 use crate::options::Without;
 
 /// Packets that wait in the device for the worker. The kernel drops the newest without
@@ -26,12 +22,6 @@ const DEVICE_QUEUE: u32 = 4096;
 /// three trains of 64 KiB; this holds what 10 Gbit/s bring in 3 ms, the worker's usual absence when
 /// others want its processor.
 const SOCKET_BUFFER: usize = 4 << 20;
-
-/// How long a killed predecessor may take to let go.
-const TAKEN_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Pause between two tries. A predecessor usually lets go within a few of them.
-const TAKEN_PAUSE: Duration = Duration::from_millis(20);
 
 /// Opens the device for us alone. It is left down and without address.
 pub(super) async fn open_device(without: Without) -> Result<Tun> {
@@ -94,60 +84,9 @@ fn warn_about_buffers(socket: &UdpSocket) {
     }
 }
 
-async fn patiently<T, E: std::fmt::Display>(
-    what: &str,
-    mut open: impl FnMut() -> Result<T, E>,
-    is_taken: impl Fn(&E) -> bool,
-) -> Result<T, E> {
-    let end = Instant::now() + TAKEN_PATIENCE;
-    let mut said = false;
-    loop {
-        match open() {
-            Err(error) if is_taken(&error) && Instant::now() < end => {
-                if !said {
-                    info!(%error, "the {what} is taken; waiting for a predecessor to let go");
-                    said = true;
-                }
-                sleep(TAKEN_PAUSE).await;
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Fails `failures` times, each with this text.
-    fn failing(failures: usize) -> impl FnMut() -> Result<usize, &'static str> {
-        let mut tries = 0;
-        move || {
-            tries += 1;
-            if tries > failures { Ok(tries) } else { Err("taken") }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_taken_is_tried_again() {
-        assert_eq!(patiently("x", failing(0), |_| true).await, Ok(1));
-        assert_eq!(patiently("x", failing(50), |_| true).await, Ok(51));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn patience_ends() {
-        let start = Instant::now();
-        assert_eq!(patiently("x", failing(usize::MAX), |_| true).await, Err("taken"));
-        let waited = start.elapsed();
-        assert!(waited >= TAKEN_PATIENCE && waited < TAKEN_PATIENCE + 2 * TAKEN_PAUSE);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn other_errors_end_at_once() {
-        let start = Instant::now();
-        assert_eq!(patiently("x", failing(1), |_| false).await, Err("taken"));
-        assert_eq!(start.elapsed(), Duration::ZERO);
-    }
 
     #[tokio::test]
     async fn a_taken_port_names_its_owner() {

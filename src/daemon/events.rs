@@ -59,6 +59,14 @@ impl Paths {
         }
     }
 
+    /// The kernel segments to a peer again.
+    pub(super) fn handle_segmentation_on(&mut self, peer: PeerId) {
+        if self.unsegmented.get(&peer.slot) == Some(&peer) {
+            self.unsegmented.remove(&peer.slot);
+            info!(slot = peer.slot, "segmentation to a peer works again");
+        }
+    }
+
     /// MTU of the path to a peer in inner bytes, if it is smaller than expected.
     pub(super) fn path_mtu(&self, peer: PeerId) -> Option<u16> {
         let (holder, mtu, since) = self.mtu.get(&peer.slot)?;
@@ -126,6 +134,10 @@ mod tests {
         assert_eq!(paths.path_mtu(NEXT), None);
         paths.handle_segmentation_off(NEXT, "EIO");
         assert!(!paths.segments(NEXT));
+        paths.handle_segmentation_on(FIRST);
+        assert!(!paths.segments(NEXT), "news of an earlier holder");
+        paths.handle_segmentation_on(NEXT);
+        assert!(paths.segments(NEXT));
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use weft_dataplane::{Event, WorkerOptions};
 use weft_forward::table::{Table, TableInput};
 use weft_sys::udp::UdpSocket;
 
+use super::degraded;
 use super::device;
 use super::forwarding::{Forwarding, Tables};
 use super::state::State;
@@ -25,6 +26,7 @@ pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()
     // With an empty table, so that a kernel that refuses the engine is found out before the lease
     // is taken.
     let (forwarding, mut events) = Forwarding::start(opened)?;
+    degraded::log(forwarding.info(), options.without);
     state.set_forwarding(Arc::clone(&forwarding));
     let acquired = begun.acquire()?;
     forwarding.adopt(acquired.first_table())?;

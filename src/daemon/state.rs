@@ -9,6 +9,7 @@ use weft_dataplane::Event;
 use weft_forward::counters::{DropsSnapshot, Snapshot};
 use weft_forward::drops::DropReason;
 
+use super::degraded::degraded;
 use super::events::{Paths, PeerId};
 use super::forwarding::Forwarding;
 use super::kernel;
@@ -73,6 +74,9 @@ impl State {
             Event::SegmentationOff { slot, generation, error } => {
                 let peer = PeerId { slot: *slot, generation: *generation };
                 paths.handle_segmentation_off(peer, &error.to_string());
+            }
+            Event::SegmentationOn { slot, generation } => {
+                paths.handle_segmentation_on(PeerId { slot: *slot, generation: *generation });
             }
             Event::Dead { .. } => {}
         }
@@ -211,6 +215,7 @@ fn engine(forwarding: &Forwarding, reason: &str) -> Engine {
         "device_uso": info.offloads.uso,
         "segments_max": info.segments_max,
         "joined_receive": info.joins_datagrams,
+        "degraded": degraded(info).iter().map(|one| one.name).collect::<Vec<_>>(),
         "checksum": info.checksum,
         "buffer_bytes_max": info.memory,
     });

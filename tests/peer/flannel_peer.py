@@ -23,6 +23,9 @@ TUNSETIFF = 0x400454CA
 IFF_TUN = 0x0001
 IFF_NO_PI = 0x1000
 
+# include/uapi/asm-generic/socket.h
+SO_RCVBUFFORCE = 33
+
 # Bytes of the IPv4 and the UDP header around each inner packet.
 OVERHEAD = 28
 IPV4_HEADER_MIN = 20
@@ -85,9 +88,11 @@ class Peer:
         self.routes = options.route
         self.tun = open_tun(options.device)
         ip("address", "add", f"{own}/32", "dev", options.device)
-        ip("link", "set", options.device, "mtu", str(mtu), "up")
+        ip("link", "set", options.device, "mtu", str(mtu), "txqueuelen", "4096", "up")
         ip("route", "add", str(options.network), "dev", options.device)
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        # A slow reader is not to be mistaken for a lossy network.
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 16 * 1024 * 1024)
         self.socket.bind((str(options.local), options.port))
 
     def find(self, destination):

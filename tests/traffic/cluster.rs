@@ -8,7 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use weft_bench::lab::{Lab, LabOptions, NETWORK, NETWORK_V6, Side, left_behind, wait_until};
+use weft_bench::lab::{
+    Lab, LabOptions, NETWORK, NETWORK_V6, Side, Signal, left_behind, wait_until,
+};
 use weft_bench::path::{Weft, WeftNode};
 
 use crate::load::Between;
@@ -98,6 +100,13 @@ impl Cluster {
                 namespace.run(&["sh", "-c", script]).unwrap();
             }
         }
+    }
+
+    /// Kills a daemon. What is given back is still dying, perhaps; dropping it waits for the end.
+    pub(crate) fn kill_weft(&mut self, side: Side) -> WeftNode {
+        let mut node = self.nodes[index(side)].take().unwrap();
+        node.process_mut().signal(Signal::KILL).unwrap();
+        node
     }
 
     /// From the pod of a side to the pod of the other side.

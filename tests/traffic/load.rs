@@ -108,6 +108,33 @@ pub(crate) struct SocketError {
     pub(crate) offender: IpAddr,
 }
 
+/// Streams under way.
+pub(crate) struct RunningStreams {
+    client: Process,
+    server: Process,
+    streams: usize,
+    share: u64,
+}
+
+impl RunningStreams {
+    /// Waits for their end and compares what was sent with what arrived. Gives the source address
+    /// that the server saw.
+    pub(crate) fn finish(self) -> String {
+        let sent: Streams = finish(self.client, LIMIT);
+        let received: Streams = finish(self.server, SERVER_LIMIT);
+        let hashes = |streams: &Streams| {
+            let pairs = streams.streams.iter().map(|stream| (stream.sha256.clone(), stream.bytes));
+            let mut pairs: Vec<_> = pairs.collect();
+            pairs.sort();
+            pairs
+        };
+        assert_eq!(hashes(&sent), hashes(&received));
+        assert_eq!(received.streams.len(), self.streams);
+        assert!(received.streams.iter().all(|stream| stream.bytes == self.share));
+        received.streams[0].peer.clone()
+    }
+}
+
 impl Between<'_> {
     /// Streams that add up to `bytes`, hashed at both ends. Gives the source address that the
     /// server saw.
@@ -122,6 +149,13 @@ impl Between<'_> {
         bytes: u64,
         meanwhile: impl FnOnce(),
     ) -> String {
+        let running = self.start_tcp(streams, bytes);
+        meanwhile();
+        running.finish()
+    }
+
+    /// As [`Between::tcp`], without waiting for the streams to end.
+    pub(crate) fn start_tcp(&self, streams: usize, bytes: u64) -> RunningStreams {
         let (number, share) = (streams.to_string(), bytes / streams as u64);
         let server = self.serve(&["tcp-serve", &self.text(), "--streams", &number]);
         let total = bytes.to_string();
@@ -129,19 +163,7 @@ impl Between<'_> {
         let arguments = ["tcp-send", &self.text(), "--streams", &number, "--bytes", &total,
             "--congestion", "cubic"];
         let client = self.from.spawn(&command(&arguments)).unwrap();
-        meanwhile();
-        let sent: Streams = finish(client, LIMIT);
-        let received: Streams = finish(server, SERVER_LIMIT);
-        let hashes = |streams: &Streams| {
-            let pairs = streams.streams.iter().map(|stream| (stream.sha256.clone(), stream.bytes));
-            let mut pairs: Vec<_> = pairs.collect();
-            pairs.sort();
-            pairs
-        };
-        assert_eq!(hashes(&sent), hashes(&received));
-        assert_eq!(received.streams.len(), streams);
-        assert!(received.streams.iter().all(|stream| stream.bytes == share));
-        received.streams[0].peer.clone()
+        RunningStreams { client, server, streams, share }
     }
 
     /// A datagram of every payload size from `first` to `last`, there and, reversed, back again.

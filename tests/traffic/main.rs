@@ -7,6 +7,7 @@
 mod bridge;
 mod cluster;
 mod datagrams;
+mod degrade;
 mod errors;
 mod features;
 mod host;
@@ -17,3 +18,4 @@ mod load;
 mod matrix;
 mod mtu;
 mod peer;
+mod restart;

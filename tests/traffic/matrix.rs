@@ -14,7 +14,7 @@ use crate::peer::PythonPeer;
 const STREAM_BYTES: u64 = 8 << 20;
 
 /// Small and nearly full datagrams, in trains that begin and end often. Bursts are so small that
-/// no queue of the simple peer overflows.
+/// the simple peer's queues hold several.
 const DATAGRAMS: Flows<'_> = Flows {
     flows: 2,
     count: 400,
@@ -58,18 +58,24 @@ impl Mode {
         modes
     }
 
-    fn flags(self) -> Vec<String> {
-        let mut without = match self.device {
+    /// What is missing, by the names that `--without` and `weft status` have for it.
+    fn missing(self) -> Vec<&'static str> {
+        let mut missing = match self.device {
             Device::Full => vec![],
             Device::NoUso => vec!["tun-uso"],
-            Device::Nothing => vec!["tun-csum"],
+            Device::Nothing => vec!["tun-csum", "tun-tso", "tun-uso"],
         };
         if !self.gso {
-            without.push("udp-gso");
+            missing.push("udp-gso");
         }
         if !self.gro {
-            without.push("udp-gro");
+            missing.push("udp-gro");
         }
+        missing
+    }
+
+    fn flags(self) -> Vec<String> {
+        let without = self.missing();
         let mut flags = vec!["--engine".to_owned(), self.engine.to_owned()];
         if !without.is_empty() {
             flags.extend(["--without".to_owned(), without.join(",")]);
@@ -88,6 +94,15 @@ impl Mode {
         assert_eq!(features["segments_max"].as_u64().unwrap() > 1, self.gso, "{engine}");
         let joins = features["joined_receive"].as_array().unwrap();
         assert!(!joins.is_empty() && joins.iter().all(|joins| *joins == self.gro), "{engine}");
+        assert_eq!(features["degraded"], Value::from(self.missing()), "{engine}");
+    }
+
+    /// The log has one line for each thing that is missing.
+    fn check_log(self, log: &str) {
+        let said = |name: &&str| log.matches(&format!("feature=\"{name}\"")).count();
+        let counts: Vec<usize> = self.missing().iter().map(said).collect();
+        assert!(counts.iter().all(|count| *count == 1), "{counts:?}: {log}");
+        assert_eq!(log.matches("feature=").count(), counts.len(), "{log}");
     }
 }
 
@@ -131,18 +146,19 @@ fn both_ways(work: impl Fn(Side) + Sync) {
     });
 }
 
-/// All datagrams of `flows` arrive unchanged and in order.
+/// The datagrams of `flows` arrive unchanged and in order. Queues of the kernel and of the simple
+/// peer may lose some of them on a busy machine; that weft loses none is for its counters to say.
 fn datagrams_arrive(between: &Between<'_>, flows: Flows<'_>) {
     let received = between.datagrams(flows);
     received.assert_intact();
-    assert_eq!(received.received, flows.flows * flows.count, "{received:?}");
+    assert!(received.received > flows.flows * flows.count * 9 / 10, "{received:?}");
 }
 
 /// The same for those that the application hands over in pieces of many.
 fn segmented_arrive(between: &Between<'_>, flows: Flows<'_>) {
     let received = between.segmented_datagrams(flows);
     received.assert_intact();
-    assert_eq!(received.received, flows.sizes.len() * flows.count, "{received:?}");
+    assert!(received.received > flows.sizes.len() * flows.count * 9 / 10, "{received:?}");
 }
 
 /// The traffic of one cell, and what host 1 must have counted meanwhile.
@@ -200,7 +216,7 @@ fn with_itself(engine: &'static str) {
         }
         cluster.wait_for_traffic();
         exchange(&cluster, mode, true);
-        cluster.stop_daemons();
+        cluster.stop_daemons().iter().for_each(|log| mode.check_log(log));
     }
     cluster.finish();
 }
@@ -214,7 +230,7 @@ fn with_the_simple_peer(engine: &'static str) {
         peer.get_or_insert_with(|| PythonPeer::start(&cluster, "10.244.2.0-24"));
         cluster.wait_for_traffic();
         exchange(&cluster, mode, false);
-        cluster.stop_daemons();
+        cluster.stop_daemons().iter().for_each(|log| mode.check_log(log));
     }
     peer.unwrap().stop();
     cluster.finish();

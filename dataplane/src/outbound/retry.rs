@@ -26,6 +26,9 @@ impl<F: Framer> Outbound<F> {
                 let overhead = meta.datagrams * self.framer.overhead();
                 out.bytes_out.add(u64::from(bytes).saturating_sub(overhead as u64));
                 self.trains.release(number);
+                if meta.datagrams > 1 {
+                    segmentation_works(meta.slot, meta.generation, shared);
+                }
                 None
             }
             Err(Errno::AGAIN) => {
@@ -89,8 +92,12 @@ impl<F: Framer> Outbound<F> {
             known.map(|mtu| (mtu as usize).saturating_sub(state.outer_headers() + overhead));
         let lowered = state.lower_path_mtu(refused, known, shared.now_ms);
         // Kernels before 6.14 say EINVAL of a train for what is the path's fault.
-        state.segmentation = true;
+        let was_refused = state.segmentation.acquit();
         shared.counters.path_mtu_lowered.add(1);
+        if was_refused {
+            let (slot, generation) = (meta.slot, meta.generation);
+            shared.tell(Event::SegmentationOn { slot, generation });
+        }
         shared.tell(Event::PathMtu { slot: meta.slot, generation: meta.generation, mtu: lowered });
         usize::from(lowered) < refused
     }
@@ -107,7 +114,8 @@ impl<F: Framer> Outbound<F> {
                 continue;
             };
             let fits = meta.length - self.framer.overhead() <= state.path_mtu(shared.now_ms);
-            if meta.redone == 0 && fits && (state.segmentation || meta.datagrams == 1) {
+            let may_be_cut = meta.datagrams == 1 || state.segmentation.is_on(shared.now_ms);
+            if meta.redone == 0 && fits && may_be_cut {
                 // What follows must not board a train in front of this one.
                 state.open = None;
                 self.trains.retry_whole();
@@ -152,15 +160,21 @@ impl<F: Framer> Outbound<F> {
     }
 }
 
-/// The kernel does not cut trains for this peer. True if that is news: then the train may go
-/// again, one by one.
+/// The kernel does not cut trains for this peer. True if the train may go again, one by one.
 fn segmentation_off(slot: u16, generation: u32, error: Errno, shared: &mut Shared) -> bool {
     let Some(state) = shared.peers.same(slot, generation) else { return false };
-    // Trains of the same turn meet the same refusal; they go again too, and only the first is
-    // told.
-    if std::mem::replace(&mut state.segmentation, false) {
+    if state.segmentation.refuse(shared.now_ms) {
         shared.counters.segmentation_off.add(1);
         shared.tell(Event::SegmentationOff { slot, generation, error });
     }
     true
+}
+
+/// The kernel cut a train for this peer.
+#[inline]
+fn segmentation_works(slot: u16, generation: u32, shared: &mut Shared) {
+    let Some(state) = shared.peers.same(slot, generation) else { return };
+    if state.segmentation.confirm() {
+        shared.tell(Event::SegmentationOn { slot, generation });
+    }
 }

@@ -177,7 +177,7 @@ impl Trains {
         let meta = &mut self.meta[usize::from(number)];
         meta.counted |= u128::from(load.counted) << meta.datagrams;
         meta.datagrams += 1;
-        let limit = if state.segmentation { self.segments_max } else { 1 };
+        let limit = if state.segmentation.is_on(shared.now_ms) { self.segments_max } else { 1 };
         if load.length < meta.length || meta.datagrams >= limit {
             state.open = None;
         }

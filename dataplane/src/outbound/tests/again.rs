@@ -170,6 +170,43 @@ fn segmentation_is_switched_off_for_one_peer_only() {
     }
 }
 
+/// A refusal is believed for a minute. Then a train is tried; nothing is lost if it is refused too,
+/// and the control side hears of it only when it was not.
+#[test]
+fn segmentation_is_tried_again_after_a_while() {
+    let mut rig = Rig::new();
+    let packets = sized(AT[0], &[9, 9]);
+    let exchange = |rig: &mut Rig, outcome: Result<(), Errno>| {
+        read_all(rig, &packets);
+        let trains = rig.send();
+        let was_train = trains[0].segment.is_some();
+        let arrived =
+            deliver(rig, trains, |train| if train.segment.is_some() { outcome } else { Ok(()) });
+        let again = rig.send();
+        let arrived_again = bytes(&again);
+        rig.accept(again);
+        let arrived: Vec<_> = arrived.into_iter().flat_map(|(_, datagrams)| datagrams).collect();
+        assert_eq!([arrived, arrived_again].concat(), packets);
+        was_train
+    };
+    assert!(exchange(&mut rig, Err(Errno::IO)));
+    let off = Event::SegmentationOff { slot: 0, generation: 1, error: Errno::IO };
+    assert_eq!(rig.events.try_recv(), Ok(off));
+    rig.shared.now_ms = 60 * 1000 - 1;
+    assert!(!exchange(&mut rig, Ok(())));
+    rig.shared.now_ms += 1;
+    assert!(exchange(&mut rig, Err(Errno::IO)), "a trial");
+    assert!(!exchange(&mut rig, Ok(())));
+    assert!(rig.events.is_empty(), "a trial that fails is no news");
+    rig.shared.now_ms += 60 * 1000;
+    assert!(exchange(&mut rig, Ok(())), "the next trial");
+    assert_eq!(rig.events.try_recv(), Ok(Event::SegmentationOn { slot: 0, generation: 1 }));
+    assert!(exchange(&mut rig, Ok(())));
+    assert!(rig.events.is_empty());
+    assert_eq!(rig.shared.counters.segmentation_off.value(), 1);
+    rig.assert_accounted();
+}
+
 /// Older kernels say EINVAL of a train whose segments do not fit the path. A single one of them
 /// tells the truth, and then the kernel may cut again.
 #[test]
@@ -183,6 +220,9 @@ fn a_refusal_that_was_the_path_switches_segmentation_on_again() {
     assert_eq!(trains.len(), 2);
     deliver(&mut rig, trains, |_| Err(Errno::MSGSIZE));
     assert!(rig.send().is_empty());
+    let told: Vec<Event> = rig.events.try_iter().collect();
+    assert_eq!(told[1], Event::SegmentationOn { slot: 0, generation: 1 });
+    assert_eq!(told.len(), 3, "off, on, and the path: {told:?}");
     rig.assert_moved(&[
         ("out.segments_in", 2),
         ("segmentation_off", 1),
@@ -382,7 +422,7 @@ fn a_new_table_keeps_what_was_learned_of_peers_that_stay() {
     let mut rig = Rig::new();
     for slot in 0..3 {
         rig.shared.peers.state(slot).unwrap().lower_path_mtu(1000 + 1, Some(1000), 0);
-        rig.shared.peers.state(slot).unwrap().segmentation = false;
+        rig.shared.peers.state(slot).unwrap().segmentation.refuse(0);
     }
     let mut input = table_input();
     input.peers[1].generation = 2;
@@ -390,7 +430,7 @@ fn a_new_table_keeps_what_was_learned_of_peers_that_stay() {
     rig.adopt(input);
     let mut learned = |slot: u16| {
         let state = rig.shared.peers.state(slot).unwrap();
-        (state.path_mtu(0), state.segmentation, state.outer.to_string())
+        (state.path_mtu(0), state.segmentation.is_on(0), state.outer.to_string())
     };
     assert_eq!(learned(0), (1000, false, "127.0.0.2:8285".to_owned()));
     assert_eq!(learned(1), (1472, true, "127.0.0.3:8285".to_owned()), "another peer");
