@@ -271,7 +271,8 @@ fn walk_extensions(bytes: &[u8], mut layout: Layout) -> Result<Layout, DropReaso
         if kind == ipv6::FRAGMENT {
             let word = u16::from_be_bytes([high, low]);
             layout.later_fragment = word >> 3 != 0;
-            layout.fragment = layout.later_fragment || word & 1 != 0;
+            // Of two fragment headers, which nobody sends, either one makes it a piece.
+            layout.fragment |= layout.later_fragment || word & 1 != 0;
         }
         if layout.later_fragment || !is_extension(next) {
             return Ok(layout);

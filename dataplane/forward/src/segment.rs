@@ -65,6 +65,7 @@ impl Plan {
         header: &virtio::Header,
     ) -> Result<Self, DropReason> {
         match header.gso {
+            Gso::None if completes_network(layout, header) => Err(DropReason::BadVirtioHeader),
             Gso::None => Ok(Self::whole(layout)),
             Gso::TcpV4 | Gso::TcpV6 | Gso::Udp => Self::segmented(packet, layout, header),
         }
@@ -227,11 +228,12 @@ impl Plan {
 
     #[inline]
     fn write_network(&self, network: &mut [u8], transport_length: u16, index: usize) {
-        let length = network.len() as u16 + transport_length;
+        let network_length = network.len() as u16;
         match self.family {
             Family::V4 => {
                 let (header, _) = ipv4::Header::mut_from_prefix(network)
                     .expect("the plan's transport offset is behind the IP header");
+                let length = network_length + transport_length;
                 let id = self.id.wrapping_add(index as u16);
                 let sum = u64::from(self.network_sum) + u64::from(length) + u64::from(id);
                 header.total_length.set(length);
@@ -241,7 +243,8 @@ impl Plan {
             Family::V6 => {
                 let (header, _) = ipv6::Header::mut_from_prefix(network)
                     .expect("the plan's transport offset is behind the IP header");
-                header.payload_length.set(length - ipv6::LENGTH as u16);
+                // The length of the fixed header does not count, and might not fit.
+                header.payload_length.set(network_length - ipv6::LENGTH as u16 + transport_length);
             }
         }
     }
@@ -302,6 +305,12 @@ pub fn complete_checksum(
 #[inline]
 const fn never_zero(checksum: u16) -> u16 {
     if checksum == 0 { 0xffff } else { checksum }
+}
+
+/// Whether completing the checksum would write into the IP header, which would not be what was parsed
+/// any more.
+const fn completes_network(layout: &Layout, header: &virtio::Header) -> bool {
+    header.needs_checksum && (header.checksum_start as usize) < layout.transport_offset()
 }
 
 /// The kind of segmentation, if packet and virtio header agree about it.

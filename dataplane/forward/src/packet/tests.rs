@@ -141,6 +141,18 @@ fn fragments_of_v6() {
     assert_eq!((layout.transport_offset(), layout.protocol()), (48, ipv6::ROUTING));
 }
 
+/// Found by fuzzing: the second fragment header hid the first one.
+#[test]
+fn a_fragment_header_is_not_undone_by_another() {
+    let more = &[0, 0, 1, 0, 0, 0, 0];
+    let none = &[0, 0, 0, 0, 0, 0, 0];
+    for headers in [[more, none], [none, more]] {
+        let packet = with_extensions(&headers.map(|header| (ipv6::FRAGMENT, &header[..])));
+        let layout = parse(&packet).unwrap();
+        assert!(layout.is_fragment() && !layout.is_later_fragment());
+    }
+}
+
 #[test]
 fn bad_extension_headers() {
     let refused = |extensions: &[(u8, &[u8])]| {

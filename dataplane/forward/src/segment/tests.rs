@@ -135,6 +135,39 @@ fn contradictions_are_refused() {
     assert_eq!(Plan::new(&packet, &layout, &hint).unwrap().count(), 3);
 }
 
+/// Found by fuzzing: completing a checksum that was said to be in the IP header wrote over the header,
+/// and the worker took what it had parsed for granted.
+#[test]
+fn a_checksum_in_the_ip_header_is_refused() {
+    for family in [Family::V4, Family::V6] {
+        let packet = Spec::udp(family, b"x").build();
+        let layout = packet::parse(&packet).unwrap();
+        let start = layout.transport_offset() as u16;
+        for (checksum_start, is_right) in [(0, false), (start - 1, false), (start, true)] {
+            let header =
+                virtio::Header { needs_checksum: true, checksum_start, ..virtio::Header::NONE };
+            assert_eq!(Plan::new(&packet, &layout, &header).is_ok(), is_right);
+            let unused = virtio::Header { needs_checksum: false, ..header };
+            assert!(Plan::new(&packet, &layout, &unused).is_ok());
+        }
+    }
+}
+
+/// The longest packet that IPv6 can name is longer than 16 bits can count with its header.
+#[test]
+fn the_longest_packet_of_v6_is_cut() {
+    let mut whole = Spec::udp(Family::V6, b"x").build();
+    whole.resize(65_575, 7);
+    whole[4..6].copy_from_slice(&[0xff, 0xff]);
+    let (mut header, _) = Spec::udp(Family::V6, b"x").build_super(1);
+    for (segment_size, count) in [(u16::MAX, 1), (65_526, 2)] {
+        header.segment_size = segment_size;
+        let segments = split(&header, &whole);
+        assert_eq!(segments.len(), count);
+        assert!(segments.iter().all(|segment| checksums_ok(segment)));
+    }
+}
+
 #[test]
 fn broken_packets_are_refused() {
     let reason = |packet: &[u8], header: &virtio::Header| {
