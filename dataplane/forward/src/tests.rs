@@ -3,4 +3,6 @@
 mod hostile;
 mod oracle;
 mod round_trip;
+mod strictness;
+mod third;
 mod wire;

@@ -17,7 +17,7 @@ use crate::virtio::{self, Gso};
 use crate::{fragment, mss};
 
 /// Bytes that are a packet as far as its first checks go: version and length are made right.
-fn packets() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn packets() -> impl Strategy<Value = Vec<u8>> {
     let noise = (any::<bool>(), any_vec(any::<u8>(), 20..200)).prop_map(|(is_v6, mut bytes)| {
         let length = bytes.len() as u16;
         if is_v6 && length >= 40 {
@@ -94,6 +94,8 @@ proptest! {
             prop_assert_eq!(&completed, &packet);
         }
         let Ok(plan) = Plan::new(&packet, &layout, &header) else { return Ok(()) };
+        let after = packet::parse(&completed).expect("completing leaves the headers alone");
+        prop_assert_eq!(after.transport_offset(), layout.transport_offset());
         let mut out = [0; segment::HEADER_MAX];
         let mut at = plan.header_len();
         for index in 0..plan.count() {
