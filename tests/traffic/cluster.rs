@@ -109,6 +109,13 @@ impl Cluster {
         node
     }
 
+    /// Waits for a daemon to end by itself; its exit code and its log.
+    pub(crate) fn wait_for_end(&mut self, side: Side) -> (Option<i32>, String) {
+        let mut node = self.nodes[index(side)].take().unwrap();
+        let status = node.process_mut().wait(PATIENCE).unwrap();
+        (status.code(), node.process().stderr().unwrap())
+    }
+
     /// From the pod of a side to the pod of the other side.
     pub(crate) fn pods_from(&self, side: Side) -> Between<'_> {
         let other = side.other();

@@ -17,6 +17,7 @@ use weft_bench::lab::{LabOptions, Memory, Side, Underlay, wait_until};
 
 use crate::cluster::Cluster;
 use cases::{Case, Cases, Fate, LENGTH};
+pub(crate) use inside::inside;
 use inside::{Attacker, Watch, send_forged};
 
 /// Longest wait for the daemon to have counted what was sent.

@@ -9,6 +9,7 @@ mod cluster;
 mod datagrams;
 mod degrade;
 mod errors;
+mod faults;
 mod features;
 mod host;
 mod hostile;

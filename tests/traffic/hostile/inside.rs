@@ -25,7 +25,7 @@ const WATCH_BUFFER: usize = 64 << 20;
 
 /// Makes a socket within a namespace. Being inside is a property of a thread, so one of its own does
 /// it.
-fn inside<T: Send>(namespace: &Namespace, make: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn inside<T: Send>(namespace: &Namespace, make: impl FnOnce() -> T + Send) -> T {
     let name = File::open(format!("/run/netns/{}", namespace.name())).unwrap();
     let enter_and_make = || {
         setns(&name, CloneFlags::CLONE_NEWNET).unwrap();
