@@ -4,6 +4,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use io_uring::{IoUring, Probe, opcode};
 use weft_sys::checksum;
 use weft_sys::frame::{FramePool, PoolShape};
 use weft_sys::gather::Gather;
@@ -13,7 +14,7 @@ use weft_sys::tun::{Tun, TunOptions, VNET_HEADER_LENGTH, WithoutOffloads};
 use weft_sys::udp::{SockAddr, SocketOptions, UdpSocket};
 use weft_sys::wake::{self, Waker, wake_pair};
 
-use crate::namespace::{in_new_namespace_with_tun, ip};
+use crate::namespace::{in_new_namespace_with_tun, ip, skip};
 
 const SHAPE: PoolShape = PoolShape { frames: 4, capacity: 65_700, stride: 65_728 };
 const GATHERS: u16 = 64;
@@ -101,7 +102,24 @@ impl Rig {
 }
 
 fn in_namespace(name: &str, test: impl FnOnce() + Send + 'static) {
-    in_new_namespace_with_tun(name, test);
+    match lacking() {
+        Some(reason) => skip(name, &reason),
+        None => in_new_namespace_with_tun(name, test),
+    }
+}
+
+/// Why this kernel can have no ring of ours, found out without any code of ours.
+fn lacking() -> Option<String> {
+    let mut probe = Probe::new();
+    let answer = IoUring::new(1).and_then(|ring| ring.submitter().register_probe(&mut probe));
+    match answer {
+        Err(error) => Some(format!("the kernel gives no ring: {error}")),
+        // The youngest of what a ring needs.
+        Ok(()) if !probe.is_supported(opcode::ReadMulti::CODE) => {
+            Some("the kernel has no multishot reads".to_owned())
+        }
+        Ok(()) => None,
+    }
 }
 
 /// A socket of the stack, on an address of the device.
@@ -314,7 +332,7 @@ fn a_full_socket_stops_the_chain_until_it_is_writable() {
         let words = "qdisc add dev under root tbf rate 20mbit burst 10k limit 1000000";
         let limited = Command::new("tc").args(words.split(' ')).status();
         if !limited.is_ok_and(|status| status.success()) {
-            crate::namespace::skip("a_full_socket_stops_the_chain", "there is no tbf");
+            skip("a_full_socket_stops_the_chain", "there is no tbf");
             return;
         }
         let mut rig = Rig::on("192.0.2.7:8285", 20_000);
