@@ -8,10 +8,12 @@
 //! * [`measure`] takes figures from a running path, [`report`] turns them into medians, ratios and
 //!   bars, and [`run`] ties the rounds together.
 //! * [`restart`] uses a [`train`] to measure for how long nothing gets through when a daemon is killed.
+//! * [`flood`] measures what a stream keeps while somebody floods the daemon's port.
 //!
 //! Everything here needs root, iproute2 and the load programs named in [`measure`]. No device, route
 //! or address is ever made outside the lab's own namespaces.
 
+pub mod flood;
 pub mod lab;
 pub mod measure;
 pub mod path;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use weft_bench::flood::{self, FloodArguments};
 use weft_bench::per_packet::{self, PerPacketOptions};
 use weft_bench::restart::{self, RestartArguments};
 use weft_bench::run::{self, LabArguments};
@@ -21,6 +22,8 @@ enum Command {
     Lab(LabArguments),
     /// Kill daemons, start them again, and measure for how long nothing gets through (needs root)
     Restart(RestartArguments),
+    /// Measure what a TCP stream keeps while the daemon's port is flooded (needs root)
+    Flood(FloodArguments),
     /// Forward one packet a system call, as flannel's UDP mode does
     PerPacket(PerPacketOptions),
 }
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
     let result = match Program::parse().command {
         Command::Lab(arguments) => run::run(&arguments),
         Command::Restart(arguments) => restart::run(&arguments),
+        Command::Flood(arguments) => flood::run(&arguments),
         Command::PerPacket(options) => per_packet::run(options).map(|()| true),
     };
     match result {

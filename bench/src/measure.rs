@@ -70,6 +70,14 @@ pub fn measure(lab: &Lab, seconds: u32) -> Result<Sample> {
     Ok(sample)
 }
 
+/// One TCP stream from pod 1 to pod 2 for `seconds`, in Gbit/s received.
+pub fn stream_gbps(lab: &Lab, seconds: u32) -> Result<f64> {
+    let mut server = iperf::start_server(lab)?;
+    let figures = iperf::tcp(lab, seconds, 1)?;
+    server.stop()?;
+    Ok(figures.gbps)
+}
+
 /// The share of echo requests from pod 1 to pod 2 that got no reply, in percent.
 pub fn ping_loss(lab: &Lab) -> Result<f64> {
     let (count, target) = (PINGS.to_string(), Side::Two.pod_address().to_string());
