@@ -10,6 +10,7 @@ mod events;
 mod forwarding;
 mod health;
 mod kernel;
+mod metrics;
 mod owner;
 mod patience;
 mod signals;
@@ -27,7 +28,8 @@ use tracing::{debug, info};
 
 use crate::admin::server::{AdminSocket, OpenError};
 use crate::options::Options;
-use health::Health;
+use health::{Health, Probed};
+use metrics::Metrics;
 use patience::patiently;
 use signals::StopSignals;
 use state::State;
@@ -87,8 +89,24 @@ async fn serve_health(options: &Options, state: &Arc<State>) -> Result<()> {
     let Some(address) = options.health else { return std::future::pending().await };
     let health = Health::open(address).await?;
     info!(address = %health.address().unwrap_or(address), "answering health probes");
-    let state = Arc::clone(state);
-    match health.serve(Arc::new(move || state.is_ready())).await {}
+    let (state, metrics) = (Arc::clone(state), Metrics::new(Arc::clone(state)));
+    match health.serve(Arc::new(Probes { state, metrics })).await {}
+}
+
+/// What the health port answers from.
+struct Probes {
+    state: Arc<State>,
+    metrics: Metrics,
+}
+
+impl Probed for Probes {
+    fn is_ready(&self) -> bool {
+        self.state.is_ready()
+    }
+
+    fn metrics(&self) -> (String, &'static str) {
+        (self.metrics.text(), metrics::CONTENT_TYPE)
+    }
 }
 
 /// Device and sockets are gone after this, and the route with the device. The lease and the subnet

@@ -7,6 +7,7 @@
 #[path = "daemon/host.rs"]
 mod host;
 
+use std::collections::HashMap;
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
@@ -403,4 +404,86 @@ fn a_daemon_whose_device_is_deleted_ends_with_an_error() {
     daemon.wait_until("over", |daemon| daemon.log().contains("ERROR"));
     let log = daemon.log();
     assert_eq!(daemon.end().0, Some(1), "{log}");
+}
+
+/// The numbers of a scrape are those that `weft status` and `weft drops` show, and the board asks
+/// for nothing that is not there.
+#[test]
+fn a_scrape_says_what_status_and_drops_say() {
+    needs_namespaces!();
+    let leases = Leases::new(CONFIG);
+    let pair = Pair::new(&leases);
+    let mut left = pair.left.start(&["--iface=u1"]);
+    let _right = pair.right.start(&["--iface=u2"]);
+    left.wait_until("joined", |daemon| daemon.ask("status")["peers"] == 1);
+    pair.left.run(&["ping", "-c", "5", "-i", "0.05", "-W", "2", "-I", "10.244.1.1", "10.244.2.1"]);
+    let nowhere = ["ping", "-c", "3", "-i", "0.05", "-W", "1", "-I", "10.244.1.1", "10.244.9.9"];
+    assert!(!pair.left.command(&nowhere).output().unwrap().status.success());
+
+    // Nothing else goes through the worker now.
+    let (status, drops) = (left.ask("status"), left.ask("drops"));
+    let (head, body) = pair.left.http("/metrics");
+    assert_eq!(head, "HTTP/1.1 200 OK");
+    let metrics = samples(&body);
+
+    for (direction, part, series) in [
+        ("outbound", "segments_in", "weft_segments_in_total"),
+        ("outbound", "segments_out", "weft_segments_out_total"),
+        ("outbound", "bytes_out", "weft_inner_bytes_total"),
+        ("outbound", "trains_out", "weft_trains_total"),
+        ("outbound", "segments_out", "weft_train_segments_sum"),
+        ("outbound", "trains_out", "weft_train_segments_count"),
+        ("inbound", "segments_in", "weft_segments_in_total"),
+        ("inbound", "segments_out", "weft_segments_out_total"),
+        ("inbound", "bytes_in", "weft_inner_bytes_total"),
+        ("inbound", "segments_in", "weft_train_segments_sum"),
+        ("inbound", "trains_in", "weft_train_segments_count"),
+    ] {
+        let series = format!("{series}{{direction=\"{direction}\"}}");
+        let shown = status["traffic"][direction][part].as_f64().unwrap();
+        assert_eq!(metrics.get(series.as_str()), Some(&shown), "{series} {part}: {body}");
+        assert!(shown >= 5.0, "{series}: {body}");
+    }
+    for direction in ["outbound", "inbound"] {
+        for drop in drops[direction].as_array().unwrap() {
+            let series = format!(
+                "weft_dropped_segments_total{{direction=\"{direction}\",reason={}}}",
+                drop["reason"]
+            );
+            assert_eq!(metrics.get(series.as_str()), drop["count"].as_f64().as_ref(), "{series}");
+        }
+        let series = format!("weft_dropped_segments_total{{direction=\"{direction}\",");
+        let all = metrics.iter().filter(|(name, _)| name.starts_with(&series));
+        let sum: f64 = all.map(|(_, value)| value).sum();
+        assert_eq!(Some(sum), status["traffic"][direction]["drops"].as_f64());
+    }
+    let no_route = r#"weft_dropped_segments_total{direction="outbound",reason="no_route"}"#;
+    assert_eq!(metrics[no_route], 3.0);
+    assert_eq!((metrics["weft_ready"], metrics["weft_peers"]), (1.0, 1.0));
+    assert_eq!(metrics["weft_path_mtu_min_bytes"], 1472.0);
+    assert!(metrics["weft_worker_syscalls_total"] > 0.0, "{body}");
+    let busy = metrics["weft_worker_busy_seconds_total"];
+    assert!(busy > 0.0 && busy < metrics["weft_uptime_seconds"] + 1.0, "{body}");
+
+    assert_board_exists(&metrics);
+}
+
+/// Every sample by its name and labels.
+fn samples(body: &str) -> HashMap<&str, f64> {
+    assert!(body.ends_with("\n# EOF\n"), "{body}");
+    let lines = body.lines().filter(|line| !line.starts_with('#'));
+    let split = lines.map(|line| line.rsplit_once(' ').unwrap());
+    split.map(|(series, value)| (series, value.parse().unwrap())).collect()
+}
+
+/// The board asks only for what a scrape has.
+#[track_caller]
+fn assert_board_exists(metrics: &HashMap<&str, f64>) {
+    let board = include_str!("../scripts/grafana/weft.json");
+    let is_part = |letter: char| letter == '_' || letter.is_ascii_alphanumeric();
+    for name in board.split(|letter| !is_part(letter)).filter(|word| word.starts_with("weft_")) {
+        let exists = metrics.keys().any(|series| series.split('{').next() == Some(name));
+        // That one needs a peer behind a smaller path.
+        assert!(exists || name == "weft_peer_path_mtu_bytes", "{name}: {metrics:#?}");
+    }
 }

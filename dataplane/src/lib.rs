@@ -23,6 +23,6 @@ mod worker;
 mod writes;
 
 pub use self::{
-    memory::MEMORY,
+    memory::{BUFFERS, Buffers, MEMORY},
     worker::{Event, NotTold, StartError, StopError, Worker, WorkerInfo, WorkerOptions, spawn},
 };

@@ -29,6 +29,27 @@ pub(crate) const WRITES: u16 = 192;
 /// All gathers; trains have the numbers below [`TRAINS`].
 pub(crate) const GATHERS: u16 = TRAINS + WRITES;
 
+/// How many buffers a worker has, by what they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    /// Frames for packets from the device.
+    pub tun_frames: u64,
+    /// Frames for datagrams.
+    pub udp_frames: u64,
+    /// Trains.
+    pub trains: u64,
+    /// Writes into the device.
+    pub writes: u64,
+}
+
+/// The buffers of one worker.
+pub const BUFFERS: Buffers = Buffers {
+    tun_frames: TUN_FRAMES as u64,
+    udp_frames: UDP_FRAMES as u64,
+    trains: TRAINS as u64,
+    writes: WRITES as u64,
+};
+
 const TUN_SHAPE: PoolShape = PoolShape {
     frames: TUN_FRAMES,
     capacity: virtio::LENGTH + PACKET_MAX,

@@ -1,4 +1,4 @@
-//! `/healthz` and `/readyz`, exactly as flanneld answers them.
+//! `/healthz` and `/readyz`, exactly as flanneld answers them, and `/metrics` beside them.
 
 use std::convert::Infallible;
 use std::io;
@@ -32,8 +32,13 @@ const HEAD_BYTES_MAX: usize = 8192;
 /// Pause after a failed accept, which happens when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Asked for every probe.
-pub(super) type Question = Arc<dyn Fn() -> bool + Send + Sync>;
+/// What the answers are made of. Called on the control thread, so it must not wait.
+pub(super) trait Probed: Send + Sync + 'static {
+    /// Whether `/readyz` says so.
+    fn is_ready(&self) -> bool;
+    /// The body of `/metrics`, and its content type.
+    fn metrics(&self) -> (String, &'static str);
+}
 
 /// Why the endpoints could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -64,16 +69,16 @@ impl Health {
         self.listener.local_addr()
     }
 
-    /// Answers until the future is dropped. `/readyz` says what `is_ready` says.
-    pub(super) async fn serve(&self, is_ready: Question) -> Infallible {
+    /// Answers until the future is dropped.
+    pub(super) async fn serve(&self, probed: Arc<dyn Probed>) -> Infallible {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let is_ready = Arc::clone(&is_ready);
+                    let probed = Arc::clone(&probed);
                     tokio::spawn(async move {
-                        serve_connection(stream, is_ready).await;
+                        serve_connection(stream, probed).await;
                         drop(place);
                     });
                 }
@@ -86,9 +91,9 @@ impl Health {
     }
 }
 
-async fn serve_connection(stream: TcpStream, is_ready: Question) {
+async fn serve_connection(stream: TcpStream, probed: Arc<dyn Probed>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(request.uri().path(), is_ready());
+        let answer = answer(request.uri().path(), probed.as_ref());
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
@@ -103,18 +108,24 @@ async fn serve_connection(stream: TcpStream, is_ready: Question) {
     }
 }
 
-fn answer(path: &str, ready: bool) -> Response<Full<Bytes>> {
+fn answer(path: &str, probed: &dyn Probed) -> Response<Full<Bytes>> {
     let (status, body) = match path {
         "/healthz" => (StatusCode::OK, "flanneld is running"),
-        "/readyz" if ready => (StatusCode::OK, "flanneld is ready"),
+        "/readyz" if probed.is_ready() => (StatusCode::OK, "flanneld is ready"),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet"),
+        "/metrics" => {
+            let (text, content_type) = probed.metrics();
+            return response(StatusCode::OK, text.into(), content_type);
+        }
         _ => (StatusCode::NOT_FOUND, "404 page not found\n"),
     };
-    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    response(status, Bytes::from_static(body.as_bytes()), "text/plain; charset=utf-8")
+}
+
+fn response(status: StatusCode, body: Bytes, content_type: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 

@@ -10,16 +10,36 @@ use crate::admin::Drop;
 
 /// Losses just outside of our hands: in the device, and in the sockets' receive queues.
 pub(super) fn losses(snapshot: &Snapshot) -> Vec<Drop> {
-    let device = Path::new("/sys/class/net").join(DEVICE_NAME).join("statistics");
-    let queue_full = "The device dropped packets on their way to us: its queue was full.";
-    let refused = "The kernel dropped packets that we had written into the device.";
-    let overflow = "The kernel dropped datagrams for us: the socket's receive buffer was full.";
-    let lines = [
-        ("flannel0_tx_dropped", number(&device.join("tx_dropped")), queue_full),
-        ("flannel0_rx_dropped", number(&device.join("rx_dropped")), refused),
-        ("receive_overflow", snapshot.receive_overflow, overflow),
+    let texts = [
+        "The device dropped packets on their way to us: its queue was full.",
+        "The kernel dropped packets that we had written into the device.",
+        "The kernel dropped datagrams for us: the socket's receive buffer was full.",
     ];
-    without_zeros(lines)
+    let [sent, received, overflow] = loss_counts(snapshot);
+    let with_text = |(name, count): (_, _), text| (name, count, text);
+    without_zeros([
+        with_text(sent, texts[0]),
+        with_text(received, texts[1]),
+        with_text(overflow, texts[2]),
+    ])
+}
+
+/// The numbers of [`losses`] with their names.
+pub(super) fn loss_counts(snapshot: &Snapshot) -> [(&'static str, u64); 3] {
+    let device = Path::new("/sys/class/net").join(DEVICE_NAME).join("statistics");
+    [
+        ("flannel0_tx_dropped", number(&device.join("tx_dropped"))),
+        ("flannel0_rx_dropped", number(&device.join("rx_dropped"))),
+        ("receive_overflow", snapshot.receive_overflow),
+    ]
+}
+
+/// Bytes of memory that this process holds.
+pub(super) fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 /// Counters of the whole host that look like losses of ours. A send that finds the buffer full

@@ -13,6 +13,7 @@ use super::degraded::degraded;
 use super::events::{Paths, PeerId};
 use super::forwarding::Forwarding;
 use super::kernel;
+use super::metrics::{Moving, Scrape};
 use super::watchdog::{Stall, Stalls};
 use crate::admin::{
     Answers, Device, Drop, Drops, Engine, Interface, Lease, Network, Peer, Peers, Stalled, Status,
@@ -90,6 +91,37 @@ impl State {
     /// Whether this host can be given work: the control loop says so, and packets are moved.
     pub(super) fn is_ready(&self) -> bool {
         self.control.is_ready() && self.known().stalls.now.is_none()
+    }
+
+    /// What there is to scrape.
+    pub(super) fn scrape(&self) -> Scrape {
+        let control = self.control.snapshot();
+        let moving = self.forwarding().map(|forwarding| Moving {
+            info: forwarding.info().clone(),
+            engine_reason: self.engine_reason,
+            counted: forwarding.snapshot(),
+        });
+        let known = self.known();
+        let id =
+            |peer: &status::PeerStatus| PeerId { slot: peer.slot, generation: peer.generation };
+        let lowered = |peer: &status::PeerStatus| {
+            Some((peer.outer.to_string(), known.paths.path_mtu(id(peer))?))
+        };
+        let peers = &control.peers;
+        Scrape {
+            ready: control.ready && known.stalls.now.is_none(),
+            uptime: self.started.elapsed(),
+            resident_bytes: kernel::resident_bytes(),
+            stalls: known.stalls.count,
+            stalled: known.stalls.now.is_some(),
+            lowered: peers.iter().filter_map(lowered).collect(),
+            unsegmented: peers.iter().filter(|peer| !known.paths.segments(id(peer))).count(),
+            kernel: moving
+                .as_ref()
+                .map_or_else(Vec::new, |moving| kernel::loss_counts(&moving.counted).to_vec()),
+            moving,
+            control,
+        }
     }
 
     /// Nothing panics while it holds the lock in a way that would leave halves behind.

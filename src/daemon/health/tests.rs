@@ -9,13 +9,24 @@ struct Served {
     ready: Arc<AtomicBool>,
 }
 
+struct Fixed(Arc<AtomicBool>);
+
+impl Probed for Fixed {
+    fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn metrics(&self) -> (String, &'static str) {
+        ("numbers 1\n".to_owned(), "text/numbers")
+    }
+}
+
 async fn serve() -> Served {
     let health = Health::open("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = health.address().unwrap();
     let ready = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&ready);
-    let is_ready = Arc::new(move || flag.load(Ordering::Acquire));
-    tokio::spawn(async move { health.serve(is_ready).await });
+    let probed = Arc::new(Fixed(Arc::clone(&ready)));
+    tokio::spawn(async move { health.serve(probed).await });
     Served { address, ready }
 }
 
@@ -64,6 +75,15 @@ async fn readiness_follows_the_flag() {
 }
 
 #[tokio::test]
+async fn metrics_have_their_own_type() {
+    let served = serve().await;
+    let answer = request(served.address, "GET", "/metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("content-type: text/numbers\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nnumbers 1\n"), "{answer}");
+}
+
+#[tokio::test]
 async fn any_method_is_served_and_other_paths_are_not_found() {
     let served = serve().await;
     for method in ["GET", "POST", "PUT", "DELETE", "OPTIONS", "WEFT"] {
@@ -72,7 +92,7 @@ async fn any_method_is_served_and_other_paths_are_not_found() {
     }
     let answer = request(served.address, "HEAD", "/healthz").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
-    for path in ["/", "/healthz/", "/healthzz", "/Readyz", "/metrics"] {
+    for path in ["/", "/healthz/", "/healthzz", "/Readyz", "/metrics/"] {
         let answer = request(served.address, "GET", path).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
     }

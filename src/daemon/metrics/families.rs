@@ -1,0 +1,306 @@
+//! The list of all metrics: names, helps, labels, and where each comes from.
+
+use std::time::Duration;
+
+use prometheus_client::registry::Unit;
+use weft_ctrl::status::Status;
+use weft_dataplane::{BUFFERS, WorkerInfo};
+use weft_forward::counters::{HistogramSnapshot, InboundSnapshot, OutboundSnapshot, Snapshot};
+
+use super::{Family, Labels, Value};
+use crate::cli::VERSION;
+
+/// Peers whose path MTU has a metric of its own; those with the lowest come first. The number of
+/// all is a metric too.
+const PEERS_MAX: usize = 100;
+
+/// What is known at one moment.
+#[derive(Debug)]
+pub(in crate::daemon) struct Scrape {
+    pub(in crate::daemon) ready: bool,
+    pub(in crate::daemon) uptime: Duration,
+    pub(in crate::daemon) resident_bytes: Option<u64>,
+    pub(in crate::daemon) control: Status,
+    pub(in crate::daemon) stalls: u64,
+    pub(in crate::daemon) stalled: bool,
+    /// Where a peer's packets are sent, and the inner bytes that the path takes, for peers where
+    /// that is less than expected.
+    pub(in crate::daemon) lowered: Vec<(String, u16)>,
+    /// Peers for which the kernel does not segment.
+    pub(in crate::daemon) unsegmented: usize,
+    /// Losses that the kernel counted around us.
+    pub(in crate::daemon) kernel: Vec<(&'static str, u64)>,
+    pub(in crate::daemon) moving: Option<Moving>,
+}
+
+/// What is known once packets are moved.
+#[derive(Debug)]
+pub(in crate::daemon) struct Moving {
+    pub(in crate::daemon) info: WorkerInfo,
+    pub(in crate::daemon) engine_reason: &'static str,
+    pub(in crate::daemon) counted: Snapshot,
+}
+
+/// All metrics.
+pub(super) fn families(scrape: &Scrape) -> Vec<Family> {
+    let mut all = daemon(scrape);
+    if let Some(moving) = &scrape.moving {
+        all.extend(engine(moving));
+        all.extend(traffic(&moving.counted.outbound, &moving.counted.inbound));
+        all.extend(worker(&moving.counted));
+        all.extend(events(&moving.counted));
+        all.extend(buffers(&moving.counted));
+        all.extend(paths(scrape));
+        all.push(kernel(&scrape.kernel));
+    }
+    all
+}
+
+fn daemon(scrape: &Scrape) -> Vec<Family> {
+    let control = &scrape.control;
+    let mut all = vec![
+        info("build", "The program.", vec![("version", VERSION.to_owned())]),
+        flag("ready", "Whether /readyz answers 200.", scrape.ready),
+        gauge("uptime", "Time since the start.", scrape.uptime.as_secs()).of(Unit::Seconds),
+        gauge("problems", "Problems that weft status shows.", control.problems.len() as u64),
+        flag("lease_held", "Whether this host has a lease.", control.lease.is_some()),
+        gauge("peers", "Hosts that packets can be sent to.", control.peers.len() as u64),
+        gauge("rejected_leases", "Leases that are not believed.", control.rejected.len() as u64),
+        gauge("skipped_leases", "Leases of other backends.", control.skipped.len() as u64),
+        gauge("table_epoch", "Number of the last table; it grows.", control.epoch),
+        counter("worker_stalls", "Turns of the worker that took too long.", scrape.stalls),
+        flag("worker_stalled", "Whether a turn takes too long now.", scrape.stalled),
+    ];
+    let resident = "Resident memory of the process.";
+    all.extend(
+        scrape
+            .resident_bytes
+            .map(|bytes| gauge("resident_memory", resident, bytes).of(Unit::Bytes)),
+    );
+    all
+}
+
+fn engine(moving: &Moving) -> Vec<Family> {
+    let worker = &moving.info;
+    let joins = worker.joins_datagrams.iter().all(|joins| *joins);
+    let offloads = [
+        ("tun-csum", worker.offloads.checksum),
+        ("tun-tso", worker.offloads.tso),
+        ("tun-uso", worker.offloads.uso),
+        ("udp-gso", worker.segments_max > 1),
+        ("udp-gro", joins),
+    ];
+    let enabled =
+        |(name, is_on): (&str, bool)| (labels([("offload", name)]), Value::Gauge(u64::from(is_on)));
+    vec![
+        info(
+            "engine",
+            "How packets are moved.",
+            labels([
+                ("engine", worker.engine),
+                ("reason", moving.engine_reason),
+                ("checksum", worker.checksum),
+            ]),
+        ),
+        family(
+            "offload_enabled",
+            "Whether the kernel does this for the whole host; peers without it are counted apart.",
+            offloads.into_iter().map(enabled),
+        ),
+        gauge(
+            "train_segments_max",
+            "Datagrams that the kernel cuts one train into.",
+            u64::from(worker.segments_max),
+        ),
+    ]
+}
+
+fn traffic(outbound: &OutboundSnapshot, inbound: &InboundSnapshot) -> Vec<Family> {
+    let drops = outbound.drops.iter().map(|drop| ("outbound", drop));
+    let drops = drops.chain(inbound.drops.iter().map(|drop| ("inbound", drop)));
+    let dropped = |(direction, (reason, count)): (&str, (_, u64))| {
+        let reason: weft_forward::drops::DropReason = reason;
+        let labels = labels([("direction", direction), ("reason", reason.name())]);
+        (labels, Value::Counter(count))
+    };
+    vec![
+        both(
+            "segments_in",
+            "Inner packets of wire size read (outbound) or received (inbound).",
+            [outbound.segments_in, inbound.segments_in],
+        ),
+        both(
+            "segments_out",
+            "Inner packets of wire size sent (outbound) or taken by the device (inbound).",
+            [outbound.segments_out, inbound.segments_out],
+        ),
+        family("dropped_segments", "Inner packets not handed on.", drops.map(dropped)),
+        both(
+            "inner",
+            "Inner bytes sent (outbound) or received (inbound).",
+            [outbound.bytes_out, inbound.bytes_in],
+        )
+        .of(Unit::Bytes),
+        both(
+            "trains",
+            "Sends and receives, each of one or more segments.",
+            [outbound.trains_out, inbound.trains_in],
+        ),
+        histograms(
+            "train_segments",
+            "Segments of a send or receive.",
+            [outbound.train_segments, inbound.train_segments],
+        ),
+        histograms(
+            "batch_packets",
+            "Packets from the device, or receives, that one turn of the worker handled.",
+            [outbound.batches, inbound.batches],
+        ),
+        counter("super_packets", "Large packets from the device.", outbound.super_packets_in),
+        counter("device_writes", "Writes to the device.", inbound.writes_out),
+    ]
+}
+
+fn worker(counted: &Snapshot) -> Vec<Family> {
+    let busy = Value::Seconds(Duration::from_nanos(counted.busy_ns).as_secs_f64());
+    vec![
+        counter("worker_turns", "Turns of the worker.", counted.turns),
+        counter("worker_syscalls", "System calls of the worker.", counted.syscalls),
+        family(
+            "worker_busy",
+            "Time in which the worker did not sleep in the kernel.",
+            [(vec![], busy)],
+        )
+        .of(Unit::Seconds),
+        counter("events_lost", "News of the worker that found no room.", counted.events_lost),
+    ]
+}
+
+fn events(counted: &Snapshot) -> Vec<Family> {
+    let exhausted = [("tun_frames", counted.buffers_exhausted_tun)];
+    let exhausted = exhausted.into_iter().chain([("udp_frames", counted.buffers_exhausted_udp)]);
+    vec![
+        counter("icmp_sent", "ICMP errors to pods.", counted.icmp_sent),
+        counter("mss_clamped", "TCP handshakes with a lowered MSS.", counted.mss_clamped),
+        counter("fragments_made", "IPv4 fragments made.", counted.fragments_made),
+        counter(
+            "segmentation_refused",
+            "Times that the kernel refused to segment to a peer.",
+            counted.segmentation_off,
+        ),
+        counter("path_mtu_lowered", "Times that a path MTU was lowered.", counted.path_mtu_lowered),
+        counter("send_retries", "Sends repeated after a full buffer.", counted.send_retries),
+        family(
+            "buffers_exhausted",
+            "Pauses because every buffer was in use.",
+            exhausted.map(|(name, count)| (labels([("buffer", name)]), Value::Counter(count))),
+        ),
+    ]
+}
+
+fn buffers(counted: &Snapshot) -> Vec<Family> {
+    let used = &counted.buffers;
+    let all = [
+        ("tun_frames", used.tun_frames, BUFFERS.tun_frames),
+        ("udp_frames", used.udp_frames, BUFFERS.udp_frames),
+        ("trains", used.trains, BUFFERS.trains),
+        ("writes", used.writes, BUFFERS.writes),
+    ];
+    let gauges = |select: fn((&'static str, u64, u64)) -> u64| {
+        all.map(|buffer| (labels([("buffer", buffer.0)]), Value::Gauge(select(buffer))))
+    };
+    vec![
+        family(
+            "buffers_in_use",
+            "Buffers that the worker held after its last turn.",
+            gauges(|(_, used, _)| used),
+        ),
+        family("buffers_max", "Buffers that there are.", gauges(|(.., most)| most)),
+    ]
+}
+
+fn paths(scrape: &Scrape) -> Vec<Family> {
+    let device = scrape.control.device.as_ref().map(|device| u64::from(device.mtu));
+    let mut lowered = scrape.lowered.clone();
+    lowered.sort_by_key(|(_, mtu)| *mtu);
+    let lowest = lowered.first().map(|(_, mtu)| u64::from(*mtu)).or(device);
+    let peers = lowered.iter().take(PEERS_MAX);
+    let help = "Inner bytes that a path takes, for peers where that is less than expected.";
+    let mut all = vec![
+        gauge("path_mtu_lowered_peers", "Peers whose path takes less.", lowered.len() as u64),
+        family(
+            "peer_path_mtu",
+            help,
+            peers.map(|(peer, mtu)| (labels([("peer", peer)]), Value::Gauge(u64::from(*mtu)))),
+        )
+        .of(Unit::Bytes),
+        gauge(
+            "segmentation_off_peers",
+            "Peers for which the kernel does not segment.",
+            scrape.unsegmented as u64,
+        ),
+    ];
+    let help = "Inner bytes that every path takes: the lowest of all.";
+    all.extend(lowest.map(|mtu| gauge("path_mtu_min", help, mtu).of(Unit::Bytes)));
+    all.extend(device.map(|mtu| gauge("device_mtu", "The device's MTU.", mtu).of(Unit::Bytes)));
+    all
+}
+
+fn kernel(losses: &[(&'static str, u64)]) -> Family {
+    let help = "Packets that the kernel dropped just before or after us.";
+    let dropped =
+        |(place, count): &(&str, u64)| (labels([("place", place)]), Value::Counter(*count));
+    family("kernel_dropped_packets", help, losses.iter().map(dropped))
+}
+
+impl Family {
+    fn of(mut self, unit: Unit) -> Self {
+        self.unit = Some(unit);
+        self
+    }
+}
+
+fn family(
+    name: &'static str,
+    help: &'static str,
+    samples: impl IntoIterator<Item = (Labels, Value)>,
+) -> Family {
+    Family { name, help, unit: None, samples: samples.into_iter().collect() }
+}
+
+fn info(name: &'static str, help: &'static str, labels: Labels) -> Family {
+    family(name, help, [(labels, Value::Info)])
+}
+
+fn counter(name: &'static str, help: &'static str, value: u64) -> Family {
+    family(name, help, [(vec![], Value::Counter(value))])
+}
+
+fn gauge(name: &'static str, help: &'static str, value: u64) -> Family {
+    family(name, help, [(vec![], Value::Gauge(value))])
+}
+
+fn flag(name: &'static str, help: &'static str, is_set: bool) -> Family {
+    gauge(name, help, u64::from(is_set))
+}
+
+/// A counter for each direction, outbound first.
+fn both(name: &'static str, help: &'static str, values: [u64; 2]) -> Family {
+    let values = values.map(Value::Counter);
+    family(name, help, DIRECTIONS.into_iter().map(direction).zip(values))
+}
+
+fn histograms(name: &'static str, help: &'static str, values: [HistogramSnapshot; 2]) -> Family {
+    let values = values.map(Value::Histogram);
+    family(name, help, DIRECTIONS.into_iter().map(direction).zip(values))
+}
+
+const DIRECTIONS: [&str; 2] = ["outbound", "inbound"];
+
+fn direction(name: &str) -> Labels {
+    labels([("direction", name)])
+}
+
+fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
+    pairs.map(|(name, value)| (name, value.to_owned())).into()
+}
