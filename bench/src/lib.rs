@@ -9,6 +9,7 @@
 //!   bars, and [`run`] ties the rounds together.
 //! * [`restart`] uses a [`train`] to measure for how long nothing gets through when a daemon is killed.
 //! * [`flood`] measures what a stream keeps while somebody floods the daemon's port.
+//! * [`soak`] loads two daemons for long and watches their memory.
 //!
 //! Everything here needs root, iproute2 and the load programs named in [`measure`]. No device, route
 //! or address is ever made outside the lab's own namespaces.
@@ -22,4 +23,5 @@ pub mod publish;
 pub mod report;
 pub mod restart;
 pub mod run;
+pub mod soak;
 pub mod train;

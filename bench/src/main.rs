@@ -7,6 +7,7 @@ use weft_bench::flood::{self, FloodArguments};
 use weft_bench::per_packet::{self, PerPacketOptions};
 use weft_bench::restart::{self, RestartArguments};
 use weft_bench::run::{self, LabArguments};
+use weft_bench::soak::{self, SoakArguments};
 
 /// Compares weft with the kernel's own ways and with flannel's UDP mode, on one machine
 #[derive(Parser)]
@@ -24,6 +25,8 @@ enum Command {
     Restart(RestartArguments),
     /// Measure what a TCP stream keeps while the daemon's port is flooded (needs root)
     Flood(FloodArguments),
+    /// Load two daemons for long and watch their memory (needs root)
+    Soak(SoakArguments),
     /// Forward one packet a system call, as flannel's UDP mode does
     PerPacket(PerPacketOptions),
 }
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Command::Lab(arguments) => run::run(&arguments),
         Command::Restart(arguments) => restart::run(&arguments),
         Command::Flood(arguments) => flood::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::PerPacket(options) => per_packet::run(options).map(|()| true),
     };
     match result {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::lab::{Lab, Process, Side, processor_busy};
+use crate::path::RunningPath;
 
 pub use iperf::{TcpFigures, UdpFigures};
 pub use sockperf::RoundTrip;
@@ -41,6 +42,8 @@ pub struct Sample {
     pub cpu_us_per_datagram: f64,
     /// Datagrams that arrived after a later one.
     pub udp64_out_of_order: f64,
+    /// System calls of both daemons' workers for each segment that they handed on meanwhile.
+    pub calls_per_segment: Option<f64>,
     /// Median round trip of 64 bytes over TCP, in microseconds.
     pub rtt_p50_us: f64,
     /// 99th percentile of the same.
@@ -51,7 +54,7 @@ pub struct Sample {
 
 /// Takes all figures once, from pod 1 to pod 2. Every load runs for `seconds`. The memory is left to
 /// the caller, who knows the path's programs.
-pub fn measure(lab: &Lab, seconds: u32) -> Result<Sample> {
+pub fn measure(lab: &Lab, path: &RunningPath, seconds: u32) -> Result<Sample> {
     let mut sample = Sample { ping_loss_percent: ping_loss(lab)?, ..Sample::default() };
     let mut server = iperf::start_server(lab)?;
     let (tcp, busy) = timed(|| iperf::tcp(lab, seconds, 1))?;
@@ -59,7 +62,10 @@ pub fn measure(lab: &Lab, seconds: u32) -> Result<Sample> {
     sample.tcp_retransmits = tcp.retransmits as f64;
     sample.cpu_seconds_per_gb = busy.as_secs_f64() / (tcp.bytes as f64 / 1e9);
     sample.tcp4_gbps = iperf::tcp(lab, seconds, 4)?.gbps;
+    let before = path.work(lab)?;
     let (udp, busy) = timed(|| iperf::udp(lab, seconds, DATAGRAM_BYTES))?;
+    let work = path.work(lab)?.zip(before);
+    sample.calls_per_segment = work.and_then(|(after, before)| after.calls_per_segment(before));
     sample.udp64_kpps = udp.received as f64 / udp.seconds / 1e3;
     sample.udp64_out_of_order = udp.out_of_order as f64;
     sample.cpu_us_per_datagram = busy.as_secs_f64() * 1e6 / udp.received as f64;

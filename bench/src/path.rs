@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
-pub use weft::{EngineChoice, Weft, WeftNode, weft_binary};
+pub use weft::{EngineChoice, Weft, WeftNode, Work, weft_binary};
 
 use crate::lab::{Lab, Memory, NETWORK, Process, Side};
 
@@ -27,13 +27,15 @@ pub enum PathKind {
     Vxlan,
     /// Two weft daemons with a shared lease directory.
     Weft,
+    /// The same with the `epoll` engine.
+    WeftEpoll,
     /// The comparator that stands for flannel's UDP mode.
     PerPacket,
 }
 
 impl PathKind {
-    /// All, in the order of the report.
-    pub const ALL: [PathKind; 4] =
+    /// Those that are measured unless others are asked for, in the order of the report.
+    pub const USUAL: [PathKind; 4] =
         [PathKind::HostGw, PathKind::Vxlan, PathKind::Weft, PathKind::PerPacket];
 
     /// The name used on the command line and in reports.
@@ -42,6 +44,7 @@ impl PathKind {
             PathKind::HostGw => "host-gw",
             PathKind::Vxlan => "vxlan",
             PathKind::Weft => "weft",
+            PathKind::WeftEpoll => "weft-epoll",
             PathKind::PerPacket => "per-packet",
         }
     }
@@ -52,7 +55,7 @@ impl PathKind {
             - match self {
                 PathKind::HostGw => 0,
                 PathKind::Vxlan => 50,
-                PathKind::Weft | PathKind::PerPacket => 28,
+                PathKind::Weft | PathKind::WeftEpoll | PathKind::PerPacket => 28,
             }
     }
 }
@@ -85,15 +88,32 @@ impl RunningPath {
                     path.forwarders.push(start_forwarder(lab, side, programs)?);
                 }
             }
-            PathKind::Weft => {
-                let weft = Weft::new(&programs.weft);
-                for side in Side::BOTH {
-                    path.nodes.push(weft.start(lab, side)?);
-                }
-            }
+            PathKind::Weft => path.start_weft(lab, programs, EngineChoice::Auto)?,
+            PathKind::WeftEpoll => path.start_weft(lab, programs, EngineChoice::Epoll)?,
         }
         path.wait_for_traffic(lab)?;
         Ok(path)
+    }
+
+    fn start_weft(&mut self, lab: &Lab, programs: &Programs, engine: EngineChoice) -> Result<()> {
+        let mut weft = Weft::new(&programs.weft);
+        weft.flags = engine.flags();
+        for side in Side::BOTH {
+            self.nodes.push(weft.start(lab, side)?);
+        }
+        Ok(())
+    }
+
+    /// What the workers of both daemons have done so far; `None` if the path has no daemons, or
+    /// they do not count it.
+    pub fn work(&self, lab: &Lab) -> Result<Option<Work>> {
+        let mut sum = Work::default();
+        for (node, side) in self.nodes.iter().zip(Side::BOTH) {
+            let Some(work) = node.work(lab.host(side))? else { return Ok(None) };
+            sum.calls += work.calls;
+            sum.segments += work.segments;
+        }
+        Ok((!self.nodes.is_empty()).then_some(sum))
     }
 
     /// The daemons, if the path is weft's: of host 1 and of host 2.
@@ -126,7 +146,7 @@ impl RunningPath {
         match self.kind {
             PathKind::HostGw => remove_routes(lab)?,
             PathKind::Vxlan => vxlan::remove(lab)?,
-            PathKind::Weft | PathKind::PerPacket => {}
+            PathKind::Weft | PathKind::WeftEpoll | PathKind::PerPacket => {}
         }
         Side::BOTH.into_iter().try_for_each(|side| check_clean(lab, side))
     }

@@ -83,7 +83,9 @@ impl PathReport {
     /// The median of each figure over the rounds; `None` without a round.
     pub fn median(&self) -> Option<Sample> {
         let pick = |figure: fn(&Sample) -> f64| median(self.rounds.iter().map(figure).collect());
-        let memory = self.rounds.iter().filter_map(|sample| sample.memory_mib).collect();
+        let known = |figure: fn(&Sample) -> Option<f64>| {
+            median(self.rounds.iter().filter_map(figure).collect())
+        };
         Some(Sample {
             ping_loss_percent: pick(|sample| sample.ping_loss_percent)?,
             tcp_gbps: pick(|sample| sample.tcp_gbps)?,
@@ -95,7 +97,8 @@ impl PathReport {
             udp64_out_of_order: pick(|sample| sample.udp64_out_of_order)?,
             rtt_p50_us: pick(|sample| sample.rtt_p50_us)?,
             rtt_p99_us: pick(|sample| sample.rtt_p99_us)?,
-            memory_mib: median(memory),
+            calls_per_segment: known(|sample| sample.calls_per_segment),
+            memory_mib: known(|sample| sample.memory_mib),
         })
     }
 }
@@ -111,10 +114,21 @@ impl UnderlayReport {
         self.path(path)?.median()
     }
 
-    /// A figure of weft divided by the same figure of another path.
-    pub fn ratio(&self, other: PathKind, figure: fn(&Sample) -> f64) -> Option<f64> {
-        let (weft, other) = (self.median(PathKind::Weft)?, self.median(other)?);
-        Some(figure(&weft) / figure(&other))
+    /// A figure of one path divided by the same figure of another.
+    pub fn ratio(
+        &self,
+        path: PathKind,
+        other: PathKind,
+        figure: fn(&Sample) -> f64,
+    ) -> Option<f64> {
+        let (path, other) = (self.median(path)?, self.median(other)?);
+        Some(figure(&path) / figure(&other))
+    }
+
+    /// System calls for each segment, weft divided by weft with epoll.
+    fn calls_ratio(&self) -> Option<f64> {
+        let calls = |path| self.median(path)?.calls_per_segment;
+        Some(calls(PathKind::Weft)? / calls(PathKind::WeftEpoll)?)
     }
 
     /// What weft promises on *wire*.
@@ -123,16 +137,26 @@ impl UnderlayReport {
         let most = |name, limit, value| Bar { name, value, limit, at_most: true };
         let (vxlan, per_packet) = (PathKind::Vxlan, PathKind::PerPacket);
         let memory = self.median(PathKind::Weft).and_then(|median| median.memory_mib);
-        let tcp = |other| self.ratio(other, |sample| sample.tcp_gbps);
-        let datagrams = self.ratio(vxlan, |sample| sample.udp64_kpps);
-        let round_trip = self.ratio(vxlan, |sample| sample.rtt_p50_us);
-        vec![
+        let weft = PathKind::Weft;
+        let tcp = |other| self.ratio(weft, other, |sample| sample.tcp_gbps);
+        let datagrams = self.ratio(weft, vxlan, |sample| sample.udp64_kpps);
+        let round_trip = self.ratio(weft, vxlan, |sample| sample.rtt_p50_us);
+        let mut bars = vec![
             least("one TCP stream / vxlan", 0.50, tcp(vxlan)),
             least("one TCP stream / per-packet", 8.0, tcp(per_packet)),
             least("64-byte datagrams delivered / vxlan", 0.75, datagrams),
             most("round trip p50 / vxlan", 3.0, round_trip),
             most("memory after the load in MiB", 64.0, memory),
-        ]
+        ];
+        // The other engine is measured on demand.
+        let epoll = PathKind::WeftEpoll;
+        if self.path(epoll).is_some() {
+            let tcp = self.ratio(epoll, vxlan, |sample| sample.tcp_gbps);
+            let calls = self.calls_ratio();
+            bars.push(least("epoll: one TCP stream / vxlan", 0.45, tcp));
+            bars.push(most("system calls per 64-byte segment, uring / epoll", 0.5, calls));
+        }
+        bars
     }
 }
 
@@ -142,10 +166,12 @@ impl Report {
         self.underlays.iter().find(|report| report.underlay == underlay)
     }
 
-    /// True if weft was asked for and could not be measured to the end.
+    /// True if weft, with any engine, was asked for and could not be measured to the end.
     pub fn weft_failed(&self) -> bool {
-        let weft = self.underlays.iter().filter_map(|report| report.path(PathKind::Weft));
-        weft.into_iter().any(|report| report.failure.is_some() || report.rounds.is_empty())
+        let kinds = [PathKind::Weft, PathKind::WeftEpoll];
+        let weft = |report: &UnderlayReport| kinds.map(|kind| report.path(kind).cloned());
+        let mut weft = self.underlays.iter().flat_map(weft).flatten();
+        weft.any(|report| report.failure.is_some() || report.rounds.is_empty())
     }
 
     /// The bars; they are promised on *wire* alone.
@@ -162,8 +188,10 @@ impl Report {
                 entry["paths"][path]["median"] = json!(measured.median());
             }
             entry["ratios"] = json!({
-                "weft/vxlan": underlay.ratios(PathKind::Vxlan),
-                "weft/per-packet": underlay.ratios(PathKind::PerPacket),
+                "weft/vxlan": underlay.ratios(PathKind::Weft, PathKind::Vxlan),
+                "weft/per-packet": underlay.ratios(PathKind::Weft, PathKind::PerPacket),
+                "weft-epoll/vxlan": underlay.ratios(PathKind::WeftEpoll, PathKind::Vxlan),
+                "weft/weft-epoll": underlay.ratios(PathKind::Weft, PathKind::WeftEpoll),
             });
         }
         report["bars"] = bars_to_json(&self.bars());
@@ -189,15 +217,16 @@ impl Report {
 }
 
 impl UnderlayReport {
-    fn ratios(&self, other: PathKind) -> Value {
+    fn ratios(&self, path: PathKind, other: PathKind) -> Value {
+        let ratio = |figure| self.ratio(path, other, figure);
         json!({
-            "tcp_gbps": self.ratio(other, |sample| sample.tcp_gbps),
-            "tcp4_gbps": self.ratio(other, |sample| sample.tcp4_gbps),
-            "cpu_seconds_per_gb": self.ratio(other, |sample| sample.cpu_seconds_per_gb),
-            "udp64_kpps": self.ratio(other, |sample| sample.udp64_kpps),
-            "cpu_us_per_datagram": self.ratio(other, |sample| sample.cpu_us_per_datagram),
-            "rtt_p50_us": self.ratio(other, |sample| sample.rtt_p50_us),
-            "rtt_p99_us": self.ratio(other, |sample| sample.rtt_p99_us),
+            "tcp_gbps": ratio(|sample| sample.tcp_gbps),
+            "tcp4_gbps": ratio(|sample| sample.tcp4_gbps),
+            "cpu_seconds_per_gb": ratio(|sample| sample.cpu_seconds_per_gb),
+            "udp64_kpps": ratio(|sample| sample.udp64_kpps),
+            "cpu_us_per_datagram": ratio(|sample| sample.cpu_us_per_datagram),
+            "rtt_p50_us": ratio(|sample| sample.rtt_p50_us),
+            "rtt_p99_us": ratio(|sample| sample.rtt_p99_us),
         })
     }
 }
@@ -277,6 +306,23 @@ mod tests {
         let bars = report(vec![path(PathKind::Weft, &[5.0])]).bars();
         let holds: Vec<bool> = bars.iter().map(Bar::holds).collect();
         assert_eq!(holds, [false, false, false, false, true]);
+    }
+
+    #[test]
+    fn the_other_engine_has_bars_of_its_own_when_it_is_measured() {
+        let mut report = full();
+        report.underlays[0].paths.push(path(PathKind::WeftEpoll, &[5.0]));
+        let weft = |report: &mut Report, index: usize, calls: f64| {
+            for sample in &mut report.underlays[0].paths[index].rounds {
+                sample.calls_per_segment = Some(calls);
+            }
+        };
+        weft(&mut report, 1, 0.1);
+        assert_eq!(report.bars()[6].value, None);
+        weft(&mut report, 3, 0.4);
+        let bars: Vec<_> = report.bars()[5..].iter().map(|bar| bar.value.unwrap()).collect();
+        assert_eq!(bars, [5.0 / 11.0, 0.25]);
+        assert!(report.bars()[5..].iter().all(Bar::holds));
     }
 
     #[test]

@@ -165,8 +165,7 @@ impl<'a> Run<'a> {
     /// The engine that host 1 says it runs.
     fn engine(&self) -> Result<String> {
         let node = self.nodes[0].as_ref().context("A daemon was not started again")?;
-        let status = node.status(self.lab.host(Side::One))?;
-        Ok(status["engine"]["name"].as_str().unwrap_or_default().to_owned())
+        node.engine(self.lab.host(Side::One))
     }
 
     fn stop(mut self) -> Result<()> {

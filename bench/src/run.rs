@@ -21,7 +21,7 @@ pub struct LabArguments {
     #[arg(long, value_enum)]
     underlay: Option<UnderlayChoice>,
     /// The paths to measure, in this order
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = PathKind::ALL)]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = PathKind::USUAL)]
     paths: Vec<PathKind>,
     /// How often each path is measured [default: 3, quick: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -132,7 +132,7 @@ fn measure_once(
     let pod_mtu = kind.mtu(options.underlay_mtu);
     let lab = Lab::new(LabOptions { pod_mtu, ..options })?;
     let mut path = RunningPath::start(&lab, kind, programs)?;
-    let mut sample = measure(&lab, seconds)?;
+    let mut sample = measure(&lab, &path, seconds)?;
     path.check_running()?;
     sample.memory_mib = path.memory_mib()?;
     if show_status {

@@ -80,6 +80,23 @@ impl Weft {
     }
 }
 
+/// What workers have done: the price and what was had for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// System calls.
+    pub calls: u64,
+    /// Segments handed on, in both directions.
+    pub segments: u64,
+}
+
+impl Work {
+    /// System calls for each segment since `earlier`; `None` if there was no segment.
+    pub fn calls_per_segment(self, earlier: Work) -> Option<f64> {
+        let segments = self.segments.checked_sub(earlier.segments).filter(|count| *count > 0)?;
+        Some(self.calls.saturating_sub(earlier.calls) as f64 / segments as f64)
+    }
+}
+
 /// A daemon on one host. Dropping it ends the daemon.
 pub struct WeftNode {
     process: Process,
@@ -122,6 +139,25 @@ impl WeftNode {
     pub fn status(&self, namespace: &Namespace) -> Result<Value> {
         let answer = self.query(namespace, &["status", "--json"])?;
         serde_json::from_str(&answer).context("Cannot read the daemon's status")
+    }
+
+    /// The engine that it says it runs.
+    pub fn engine(&self, namespace: &Namespace) -> Result<String> {
+        let name = self.status(namespace)?["engine"]["name"].take();
+        Ok(name.as_str().context("The daemon names no engine")?.to_owned())
+    }
+
+    /// What its worker has done so far; `None` from a daemon that does not count its system calls.
+    pub fn work(&self, namespace: &Namespace) -> Result<Option<Work>> {
+        let traffic = self.status(namespace)?["traffic"].take();
+        let number = |part: &str, name: &str| traffic[part][name].as_u64();
+        Ok(number("other", "syscalls").map(|calls| Work {
+            calls,
+            segments: ["outbound", "inbound"]
+                .map(|part| number(part, "segments_out").unwrap_or_default())
+                .iter()
+                .sum(),
+        }))
     }
 
     /// Runs a subcommand such as `status` or `drops --json` against this daemon.

@@ -6,6 +6,17 @@ use super::{Bar, PathReport, Report, UnderlayReport};
 use crate::measure::Sample;
 use crate::path::PathKind;
 
+/// Figures in a row.
+const CELLS: usize = 10;
+
+/// The pairs of paths that the table compares.
+const COMPARED: [(PathKind, PathKind); 4] = [
+    (PathKind::Weft, PathKind::Vxlan),
+    (PathKind::Weft, PathKind::PerPacket),
+    (PathKind::WeftEpoll, PathKind::Vxlan),
+    (PathKind::Weft, PathKind::WeftEpoll),
+];
+
 impl Display for Report {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
         writeln!(out, "{}", self.machine)?;
@@ -20,8 +31,12 @@ impl Display for Report {
 
 impl Display for UnderlayReport {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
-        let headings = ["TCP 1", "TCP 4", "CPU", "64 B", "CPU", "p50", "p99", "memory", "ping"];
-        let units = ["Gb/s", "Gb/s", "s/GB", "kpps", "us/datagr.", "us", "us", "MiB", "% lost"];
+        #[rustfmt::skip]
+        let headings =
+            ["TCP 1", "TCP 4", "CPU", "64 B", "CPU", "p50", "p99", "memory", "ping", "calls"];
+        #[rustfmt::skip]
+        let units =
+            ["Gb/s", "Gb/s", "s/GB", "kpps", "us/datagr.", "us", "us", "MiB", "% lost", "/segment"];
         write_row(out, self.underlay.name(), &headings.map(str::to_owned))?;
         write_row(out, "", &units.map(str::to_owned))?;
         for path in &self.paths {
@@ -29,9 +44,10 @@ impl Display for UnderlayReport {
                 write_row(out, path.path.name(), &cells(&median))?;
             }
         }
-        for other in [PathKind::Vxlan, PathKind::PerPacket] {
-            if self.ratio(other, |sample| sample.tcp_gbps).is_some() {
-                write_row(out, &format!("weft / {}", other.name()), &self.ratio_cells(other))?;
+        for (path, other) in COMPARED {
+            if self.ratio(path, other, |sample| sample.tcp_gbps).is_some() {
+                let name = format!("{} / {}", path.name(), other.name());
+                write_row(out, &name, &self.ratio_cells(path, other))?;
             }
         }
         self.paths.iter().try_for_each(|path| write_failure(out, path))
@@ -39,7 +55,7 @@ impl Display for UnderlayReport {
 }
 
 impl UnderlayReport {
-    fn ratio_cells(&self, other: PathKind) -> [String; 9] {
+    fn ratio_cells(&self, path: PathKind, other: PathKind) -> [String; CELLS] {
         let figures: [fn(&Sample) -> f64; 7] = [
             |sample| sample.tcp_gbps,
             |sample| sample.tcp4_gbps,
@@ -49,8 +65,8 @@ impl UnderlayReport {
             |sample| sample.rtt_p50_us,
             |sample| sample.rtt_p99_us,
         ];
-        let ratio = |figure| self.ratio(other, figure).map(|ratio| format!("{ratio:.2}"));
-        let mut cells = [const { String::new() }; 9];
+        let ratio = |figure| self.ratio(path, other, figure).map(|ratio| format!("{ratio:.2}"));
+        let mut cells = [const { String::new() }; CELLS];
         for (cell, figure) in cells.iter_mut().zip(figures) {
             *cell = ratio(figure).unwrap_or_default();
         }
@@ -67,7 +83,7 @@ impl Display for Bar {
     }
 }
 
-fn cells(sample: &Sample) -> [String; 9] {
+fn cells(sample: &Sample) -> [String; CELLS] {
     [
         format!("{:.2}", sample.tcp_gbps),
         format!("{:.2}", sample.tcp4_gbps),
@@ -78,10 +94,11 @@ fn cells(sample: &Sample) -> [String; 9] {
         format!("{:.1}", sample.rtt_p99_us),
         sample.memory_mib.map_or("-".into(), |memory| format!("{memory:.1}")),
         format!("{:.1}", sample.ping_loss_percent),
+        sample.calls_per_segment.map_or("-".into(), |calls| format!("{calls:.3}")),
     ]
 }
 
-fn write_row(out: &mut Formatter<'_>, name: &str, cells: &[String; 9]) -> Result {
+fn write_row(out: &mut Formatter<'_>, name: &str, cells: &[String; CELLS]) -> Result {
     write!(out, "{name:18}")?;
     cells.iter().try_for_each(|cell| write!(out, " {cell:>10}"))?;
     writeln!(out)
