@@ -12,9 +12,15 @@ pub(crate) use segmentation::Segmentation;
 /// How long a lowered path MTU is believed, in milliseconds (RFC 1191 section 6.3).
 const PATH_MTU_LIFETIME_MS: u64 = 10 * 60 * 1000;
 
-/// Smallest path MTU believed, in inner bytes: every IPv4 host takes 576-byte packets, every
-/// IPv6 link 1280 (RFC 791, RFC 8200).
-const FLOOR_V4: u16 = 576;
+/// Smallest path MTU believed, in inner bytes. A forged ICMP error makes the kernel believe no less
+/// than 552 bytes (`net.ipv4.route.min_pmtu`) with the outer headers; were this floor above what the
+/// kernel lets pass, one such error would end every connection.
+const FLOOR: u16 = 552 - 28;
+
+/// Smallest MTU that a peer can announce: every IPv4 host takes 576-byte packets (RFC 791).
+const ANNOUNCED_MIN: u16 = 576;
+
+/// What every IPv6 link takes (RFC 8200).
 const FLOOR_V6: u16 = 1280;
 
 /// A worker's state for one peer.
@@ -40,7 +46,7 @@ pub(crate) struct PeerState {
 impl PeerState {
     pub(crate) fn new(peer: &Peer, inner_mtu: u16) -> PeerState {
         let path_mtu_max =
-            peer.mtu.map_or(inner_mtu, |mtu| mtu.clamp(FLOOR_V4.min(inner_mtu), inner_mtu));
+            peer.mtu.map_or(inner_mtu, |mtu| mtu.clamp(ANNOUNCED_MIN.min(inner_mtu), inner_mtu));
         PeerState {
             generation: peer.generation,
             outer: peer.outer,
@@ -72,7 +78,7 @@ impl PeerState {
         known: Option<usize>,
         now_ms: u64,
     ) -> u16 {
-        let floor = FLOOR_V4.min(self.path_mtu_max);
+        let floor = FLOOR.min(self.path_mtu_max);
         let half_way = refused.saturating_sub(usize::from(floor)) / 2 + usize::from(floor);
         let inner = known.filter(|known| *known < refused).unwrap_or(half_way.min(refused - 1));
         let inner = u16::try_from(inner).unwrap_or(u16::MAX);

@@ -307,6 +307,44 @@ fn forged_outer_sources_get_nowhere() {
     scene.finish();
 }
 
+/// Errors about datagrams that the daemon has sent, or may have sent, are as easily forged. That the
+/// path is smaller the kernel believes, down to its own limit; nothing more comes of them.
+#[test]
+fn forged_errors_end_nothing() {
+    let Some(scene) = Scene::new(Underlay::Wire) else { return };
+    let host = scene.cluster.lab.host(Side::Two);
+    let [victim, peer] = Side::BOTH.map(|side| side.underlay_address().octets());
+    let mut quoted = Vec::new();
+    let datagram = PacketBuilder::ipv4(victim, peer, 64).udp(8285, 8285);
+    datagram.write(&mut quoted, &cases::v4(0)).unwrap();
+    // Type and code of RFC 792 and 1191, and the word behind the checksum.
+    for (kind, code, word) in [
+        (3, 3, 0),
+        (3, 1, 0),
+        (3, 13, 0),
+        (3, 4, 68),
+        (3, 4, 0),
+        (3, 4, 1400),
+        (11, 0, 0),
+        (12, 0, 0),
+    ] {
+        let mut error = Vec::new();
+        let [.., high, low] = u32::to_be_bytes(word);
+        let builder =
+            PacketBuilder::ipv4(peer, victim, 64).icmpv4_raw(kind, code, [0, 0, high, low]);
+        builder.write(&mut error, &quoted).unwrap();
+        // More in a row than a source may fail.
+        for _ in 0..1_500 {
+            send_forged(host, &error);
+        }
+        scene.cluster.pods_from(Side::One).tcp(1, 1 << 20);
+    }
+    assert_eq!(scene.drops(), BTreeMap::new());
+    // The pod was told, and lives with smaller packets.
+    assert!(scene.cluster.counter(Side::One, "other", "path_mtu_lowered") > 0);
+    scene.cluster.finish();
+}
+
 /// Noise, and good packets with a few bytes changed. The same ones in every run.
 #[test]
 fn random_bytes_harm_nobody() {

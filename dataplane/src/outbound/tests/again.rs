@@ -98,13 +98,13 @@ fn a_path_that_shrank_is_learned_and_the_train_goes_in_parts() {
     assert_eq!((trains.len(), trains[0].segment), (1, Some(1440)));
     assert_eq!(rig.sent(trains.remove(0), Err(Errno::MSGSIZE)), None);
     // The path is loopback and takes more, which does not explain that 1440 is too much: half of
-    // the way to 576 is next.
-    assert_eq!(rig.events.try_recv(), Ok(Event::PathMtu { slot: 0, generation: 1, mtu: 1008 }));
+    // the way to 524 is next.
+    assert_eq!(rig.events.try_recv(), Ok(Event::PathMtu { slot: 0, generation: 1, mtu: 982 }));
     rig.assert_moved(&[("out.segments_in", 2), ("path_mtu_lowered", 1)]);
 
     assert!(rig.outbound.has_work());
     let trains = rig.send();
-    let problem = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1008 };
+    let problem = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 982 };
     assert_eq!(rig.write_plain(), [icmp_v4(&asks, problem)]);
     assert_eq!(oversize::reassemble(&bytes(&trains)), keeps);
     rig.assert_moved(&[("out.drop.packet_too_big", 1), ("fragments_made", 2), ("icmp_sent", 1)]);
@@ -121,7 +121,7 @@ fn a_path_below_the_floor_ends_in_a_drop() {
     let mut trains = rig.send();
     assert_eq!(rig.sent(trains.remove(0), Err(Errno::MSGSIZE)), None);
     assert!(rig.send().is_empty());
-    let told = Event::PathMtu { slot: 0, generation: 1, mtu: 576 };
+    let told = Event::PathMtu { slot: 0, generation: 1, mtu: 524 };
     assert_eq!(rig.events.try_recv(), Ok(told));
     rig.assert_moved(&[
         ("out.segments_in", 1),
