@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails must fail")]
 
+#[path = "shared/accounting.rs"]
+mod accounting;
 #[path = "daemon/host.rs"]
 mod host;
 
@@ -96,7 +98,7 @@ fn two_hosts_reach_each_other_and_questions_are_answered() {
     let leases = Leases::new(CONFIG);
     let pair = Pair::new(&leases);
     let mut left = pair.left.start(&["--iface=u1"]);
-    let _right = pair.right.start(&["--iface=u2"]);
+    let mut right = pair.right.start(&["--iface=u2"]);
     left.wait_until("joined", |daemon| daemon.ask("status")["peers"] == 1);
 
     pair.left.run(&["ping", "-c", "3", "-i", "0.05", "-W", "2", "-I", "10.244.1.1", "10.244.2.1"]);
@@ -125,6 +127,8 @@ fn two_hosts_reach_each_other_and_questions_are_answered() {
 
     assert!(left.show("status").contains("subnet"));
     assert!(left.show("peers").contains("10.244.2.0/24"));
+    left.check_accounting();
+    right.check_accounting();
 }
 
 #[test]
@@ -141,6 +145,7 @@ fn what_has_no_route_is_counted_with_its_reason() {
         lines.iter().any(|line| line["reason"] == "no_route" && line["count"] == 2)
     });
     assert!(daemon.show("drops").contains("No peer has a lease for the destination."));
+    daemon.check_accounting();
 }
 
 #[test]

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::accounting::accounting_gap;
+
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
 /// Longest wait for anything that a daemon does by itself.
@@ -242,6 +244,13 @@ impl Daemon<'_> {
     /// The answer of `weft <question> --json`, null if there is none.
     pub(crate) fn ask(&self, question: &str) -> Value {
         serde_json::from_slice(&self.question(question, &["--json"]).stdout).unwrap_or_default()
+    }
+
+    /// Waits until every segment that came in went out or was dropped for a named reason.
+    pub(crate) fn check_accounting(&mut self) {
+        self.wait_until("accounted for", |daemon| {
+            accounting_gap(&daemon.ask("status"), &daemon.ask("drops")).is_none()
+        });
     }
 
     /// What `weft <question>` prints for people.

@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails must fail")]
 
+#[path = "../shared/accounting.rs"]
+mod accounting;
 mod bridge;
 mod cluster;
 mod datagrams;
