@@ -78,6 +78,10 @@ impl FromStr for Leaf {
             None => None,
             Some(text) => {
                 let address: Ipv6Addr = text.parse().map_err(|_| LeafError)?;
+                // Written again it would have dots, and its end would read as an IPv4 subnet.
+                if address.to_ipv4_mapped().is_some() {
+                    return Err(LeafError);
+                }
                 let length = length(4, LENGTH_MAX_V6)?;
                 Some(Ipv6Net::new(address, length).map_err(|_| LeafError)?)
             }

@@ -55,6 +55,8 @@ fn names_that_are_not_leases() {
         "10.12.13.0-24&FD00::-64",
         "10.12.13.0-24&::ffff:1.2.3.4-96",
         "10.12.13.0-24&:-64",
+        // An IPv4 address in IPv6 clothes: it would be written as one that names another lease.
+        "10.12.13.0-24&::ffff:a05:200-120",
         "10.12.13.0-32",
         "10.12.13.0-256",
         "10.12.13.0-99999999999999999999",

@@ -47,10 +47,15 @@ fn pads_an_odd_byte_on_the_right() {
 
 #[test]
 fn agrees_at_every_length() {
-    let data = noise(4096);
-    for (name, sum) in available() {
-        for length in 0..=data.len() {
-            assert_eq!(sum(&data[..length]), naive(&data[..length]), "{name}, {length} bytes");
+    let data = noise(4096 + 64);
+    // Aligned to everything, to single bytes, and just beside the width of each register.
+    for start in [0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 33, 63] {
+        for length in 0..=4096 {
+            let part = &data[start..start + length];
+            let expected = naive(part);
+            for (name, sum) in available() {
+                assert_eq!(sum(part), expected, "{name}, {length} bytes at {start}");
+            }
         }
     }
 }
