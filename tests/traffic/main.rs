@@ -20,5 +20,6 @@ mod ipv6;
 mod load;
 mod matrix;
 mod mtu;
+mod netem;
 mod peer;
 mod restart;
