@@ -268,6 +268,7 @@ impl Begun {
             address_v6: lease.and_then(|lease| lease.leaf.v6).map(|net| net.network()),
             network_v4: self.config.network_v4(),
             network_v6: self.config.network_v6(),
+            underlay: self.bind_addresses().iter().map(SocketAddr::ip).collect(),
         }
     }
 }

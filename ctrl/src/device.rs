@@ -44,6 +44,9 @@ pub struct DesiredDevice {
     pub network_v4: Option<Ipv4Net>,
     /// The network that is routed into the device.
     pub network_v6: Option<Ipv6Net>,
+    /// The addresses that the sockets are bound to. They belong to another device and are only
+    /// missed, never set.
+    pub underlay: Vec<IpAddr>,
 }
 
 impl DesiredDevice {

@@ -197,11 +197,16 @@ fn a_changed_address_of_the_underlay_is_survived() {
     let unsent = ["send_unreachable", "send_failed"]
         .map(|reason| cluster.dropped(Side::One, "outbound", reason));
     assert!(unsent.iter().sum::<u64>() > 0, "{unsent:?}");
+    let problems = || cluster.ask(Side::One, "status")["problems"].to_string();
+    let said = || Ok(problems().contains("The address 10.168.0.2 is gone").then_some(()));
+    wait_until("the lost address to be said", PATIENCE, said).unwrap();
     // Back again, it goes on.
     host.ip(&["address", "delete", "10.168.0.9/24", "dev", "u1"]).unwrap();
     host.ip(&["address", "add", "10.168.0.2/24", "dev", "u1"]).unwrap();
     cluster.wait_for_traffic();
     check_recovered(&cluster);
+    let over = || Ok((problems() == "[]").then_some(()));
+    wait_until("the problem to be over", PATIENCE, over).unwrap();
     cluster.finish();
 }
 

@@ -7,7 +7,8 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 
 use super::DesiredDevice;
-use crate::interface::reader::route;
+use crate::interface::reader::{address, route};
+use crate::interface::snapshot::Address;
 
 /// What has to be listened to.
 pub(super) const GROUPS: [MulticastGroup; 5] = [
@@ -30,8 +31,9 @@ pub(super) fn concerns(
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
             link.header.index == index || has_name(link, &desired.name)
         }
-        RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
-            address.header.index == index
+        RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message) => {
+            let is_underlay = |one: Address| desired.underlay.contains(&one.local);
+            message.header.index == index || address(message.clone()).is_some_and(is_underlay)
         }
         RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
             is_inside(message, desired)

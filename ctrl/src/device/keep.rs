@@ -95,7 +95,7 @@ impl Pass<'_> {
     async fn run(&self) -> Result<Outcome, PassError> {
         let actual = self.read().await?;
         let actions = plan(&actual, self.desired);
-        let Executed { done, failures } =
+        let Executed { done, mut failures } =
             execute(self.netlink, &actual, &self.desired.name, &actions).await;
         if self.index.is_some() && !done.is_empty() {
             info!(device = self.desired.name, ?done, "put in order again");
@@ -103,6 +103,12 @@ impl Pass<'_> {
             debug!(device = self.desired.name, ?done, "put in order");
         }
         let actual = if actions.is_empty() { actual } else { self.read().await? };
+        failures.extend(actual.underlay_gone.iter().map(|address| {
+            format!(
+                "The address {address} is gone from this host, so nothing can be sent to other \
+                 nodes. Give it back, or restart weft to use another"
+            )
+        }));
         let foreign = name_foreign_routes(self.netlink, &actual, self.desired).await?;
         Ok(Outcome { index: actual.index, report: Report { foreign, failures } })
     }
@@ -185,12 +191,12 @@ impl Keeper<'_> {
 
 fn log_change(previous: &Report, report: &Report) {
     for failure in report.failures.iter().filter(|one| !previous.failures.contains(one)) {
-        warn!(%failure, "the device is not as it should be; trying again");
+        warn!(%failure, "not everything is as it should be; trying again");
     }
     for route in report.foreign.iter().filter(|one| !previous.foreign.contains(one)) {
         warn!(%route, "somebody else routes our network; their route stays");
     }
     if report.is_clean() {
-        info!("the device is as it should be again");
+        info!("everything is as it should be again");
     }
 }

@@ -34,6 +34,8 @@ pub struct Actual {
     pub addresses: Vec<Address>,
     /// The routes of the main table, at least those inside our networks.
     pub routes: Vec<Route>,
+    /// Addresses of the underlay that this host does not have any more.
+    pub underlay_gone: Vec<IpAddr>,
 }
 
 /// One step.

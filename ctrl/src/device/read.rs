@@ -1,5 +1,7 @@
 //! What the device looks like, read from the kernel.
 
+use std::net::IpAddr;
+
 use super::plan::{Actual, foreign_routes};
 use super::settings::Setting;
 use super::{DesiredDevice, ForeignRoute};
@@ -12,12 +14,15 @@ pub(super) async fn read(
     desired: &DesiredDevice,
 ) -> Result<Option<Actual>, ReadError> {
     let Some(link) = netlink.link_named(&desired.name).await? else { return Ok(None) };
-    let addresses = netlink.addresses_of(link.index).await?;
+    let mut addresses = netlink.addresses().await?;
+    let on_host = |wanted: &IpAddr| addresses.iter().any(|address| address.local == *wanted);
+    let underlay_gone = desired.underlay.iter().copied().filter(|one| !on_host(one)).collect();
+    addresses.retain(|address| address.link == link.index);
     let mut routes = netlink.routes().await?;
     routes.retain(|route| desired.networks().any(|network| network.contains(&route.destination)));
     let settings = Setting::ALL.map(|setting| setting.read(&desired.name));
     let (index, mtu, up) = (link.index, link.mtu, link.up);
-    Ok(Some(Actual { index, mtu, up, settings, addresses, routes }))
+    Ok(Some(Actual { index, mtu, up, settings, addresses, routes, underlay_gone }))
 }
 
 /// The foreign routes, with the names of their devices.

@@ -414,6 +414,7 @@ fn desired() -> DesiredDevice {
         address_v6: Some("fd00:244:0:1::".parse().unwrap()),
         network_v4: Some("10.244.0.0/16".parse().unwrap()),
         network_v6: Some("fd00:244::/48".parse().unwrap()),
+        underlay: Vec::new(),
     }
 }
 
@@ -425,6 +426,7 @@ fn bare() -> Actual {
         settings: [Some(1), Some(0), Some(2)],
         addresses: Vec::new(),
         routes: Vec::new(),
+        underlay_gone: Vec::new(),
     }
 }
 

@@ -76,7 +76,7 @@ impl Netlink {
     /// The kernel does not answer.
     pub async fn snapshot(&self) -> Result<Snapshot, ReadError> {
         let links = self.links().await?;
-        let addresses = parsed(self.handle.address().get().execute(), address).await?;
+        let addresses = self.addresses().await?;
         Ok(Snapshot { links, addresses, routes: self.routes().await? })
     }
 
@@ -114,10 +114,9 @@ impl Netlink {
         }
     }
 
-    /// The addresses of one device.
-    pub(crate) async fn addresses_of(&self, index: u32) -> Result<Vec<Address>, ReadError> {
-        let question = self.handle.address().get().set_link_index_filter(index);
-        parsed(question.execute(), address).await
+    /// The addresses of all devices.
+    pub(crate) async fn addresses(&self) -> Result<Vec<Address>, ReadError> {
+        parsed(self.handle.address().get().execute(), address).await
     }
 
     /// Which way the kernel sends packets to `target`; `None` if it would refuse or drop them.
@@ -205,7 +204,7 @@ fn kind(details: &[LinkInfo]) -> LinkKind {
 }
 
 /// `None` for what is neither an IPv4 nor an IPv6 address.
-fn address(message: AddressMessage) -> Option<Address> {
+pub(crate) fn address(message: AddressMessage) -> Option<Address> {
     let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
     let mut prefix_address = None;
     let mut local = None;
