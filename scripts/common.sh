@@ -26,14 +26,17 @@ PROGRAMS=(
     cc=build-essential
     ip=iproute2 tc=iproute2 bridge=iproute2 ss=iproute2 nstat=iproute2
     iperf3=iperf3 sockperf=sockperf ethtool=ethtool nft=nftables ping=iputils-ping
+    # The client of etcd is generated from its protocol's description.
+    protoc=protobuf-compiler /usr/include/google/protobuf/descriptor.proto=libprotobuf-dev
 )
 
-# Installs the packages of the programs that are missing. Arguments are PROGRAM=PACKAGE pairs.
+# Installs the packages of the programs, or files, that are missing. Arguments are PROGRAM=PACKAGE or
+# FILE=PACKAGE pairs.
 install_missing() {
     local pair missing=()
     for pair in "$@"; do
         # Programs of root are not always on a user's path.
-        PATH="${PATH}:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null \
+        [[ -e ${pair%%=*} ]] || PATH="${PATH}:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null \
             || missing+=("${pair#*=}")
     done
     if [[ ${#missing[@]} -eq 0 ]]; then

@@ -58,6 +58,9 @@ pub struct Status {
     pub problems: Vec<String>,
     /// Where leases and config come from.
     pub source: String,
+    /// How that place is.
+    #[serde(default)]
+    pub datastore: Datastore,
     /// The network config in force.
     pub network: Option<Network>,
     /// The interface for traffic between hosts.
@@ -84,6 +87,23 @@ pub struct Status {
     pub skipped: Vec<UnusedLease>,
     /// Objects of others that are in the way and stay.
     pub foreign: Vec<String>,
+}
+
+/// How the place of leases and config is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datastore {
+    /// It is being followed; otherwise what was known last is in force.
+    pub connected: bool,
+    /// Which server answers, if there is a choice.
+    pub server: Option<String>,
+    /// Times that everything was listed.
+    pub listings: u64,
+    /// Times that following began again.
+    pub restarts: u64,
+    /// Changes seen, and leases in listings.
+    pub events: u64,
+    /// Failures of any kind.
+    pub errors: u64,
 }
 
 /// A lease that is not used.
@@ -132,6 +152,9 @@ pub struct Lease {
     pub ipv6_subnet: Option<String>,
     /// Identity of this host.
     pub id: String,
+    /// Seconds until the lease runs out unless it is renewed, where it does and where that is known.
+    #[serde(default)]
+    pub expires_in_seconds: Option<u64>,
 }
 
 /// The overlay's device.

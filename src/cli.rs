@@ -16,7 +16,7 @@ use crate::admin::{Question, show};
 use crate::daemon;
 use crate::flags::{self, Flags, Mistake};
 use crate::logging;
-use crate::options::{ADMIN_SOCKET, Options, unused};
+use crate::options::{ADMIN_SOCKET, Options, remarks, unused};
 
 /// The version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -199,6 +199,9 @@ fn log_flags(flags: &Flags) {
             others = others.len(),
             "arguments after the flags are ignored; booleans take a value only as --flag=value"
         );
+    }
+    for remark in remarks(flags) {
+        warn!("{remark}");
     }
     if !unused(flags).is_empty() {
         info!(flags = ?unused(flags), "not used, because --lease-dir is the source");

@@ -25,6 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::runtime;
 use tracing::{debug, info};
+use weft_ctrl::status::Check;
 
 use crate::admin::server::{AdminSocket, OpenError};
 use crate::options::Options;
@@ -56,7 +57,7 @@ async fn live(options: &Options) -> Result<()> {
     let mut signals = StopSignals::install().context("could not take over signals")?;
     let _state_directory = lock_state_directory(options).await?;
     let reason = if options.engine_was_asked_for { "asked for" } else { "chosen by itself" };
-    let source = format!("directory {}", options.control.lease_directory.display());
+    let source = options.control.source.open().description();
     let state = State::new(source, reason);
     let admin = open_admin_socket(options).await?;
     let outcome = tokio::select! {
@@ -102,6 +103,10 @@ struct Probes {
 impl Probed for Probes {
     fn is_ready(&self) -> bool {
         self.state.is_ready()
+    }
+
+    fn checks(&self) -> Vec<Check> {
+        self.state.checks()
     }
 
     fn metrics(&self) -> (String, &'static str) {

@@ -11,6 +11,8 @@ mod value;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use weft_ctrl::source::etcd::without_credentials;
+
 pub use definition::{ALL, Definition, Kind, definition};
 pub use value::Value;
 
@@ -124,11 +126,14 @@ impl Flags {
         &self.rejected
     }
 
-    /// Every flag with its value on one line; secrets are replaced by stars.
+    /// Every flag with its value on one line; secrets are replaced by stars, also those in URLs.
     pub fn describe(&self) -> String {
         let shown = ALL.iter().filter(|flag| flag.name != "version").map(|flag| {
             let value = match self.set.get(flag.name) {
                 Some(_) if flag.secret => "***".to_owned(),
+                Some((_, Value::Text(list))) if flag.name == "etcd-endpoints" => {
+                    without_credentials(list)
+                }
                 _ => self.show(flag.name),
             };
             format!("{}={value}", flag.name)

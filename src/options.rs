@@ -1,16 +1,20 @@
 //! The daemon's settings: flags that were understood, checked against each other and against what
 //! is built, as one value. Every mistake is reported at once.
 
+mod source;
 mod unbuilt;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use weft_ctrl::controller;
+use weft_ctrl::controller::{self, OnLeaseLoss};
 use weft_ctrl::interface::InterfaceOptions;
 use weft_sys::tun::WithoutOffloads;
 
 use crate::flags::{Flags, Mistake, definition};
+
+pub use source::{remarks, unused};
 
 /// Where subcommands look for the daemon, and where it listens with flanneld's own subnet file.
 pub const ADMIN_SOCKET: &str = "/run/weft/weft.sock";
@@ -57,15 +61,21 @@ impl Options {
         let interface = checker.interface();
         let health = checker.health();
         let (admin_socket, state_directory) = checker.places();
+        let source = checker.source();
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
         let control = controller::Options {
-            lease_directory: flags.text("lease-dir").into(),
+            source: source.expect("only a mistake leaves it out"),
             state_directory,
             subnet_file: flags.text("subnet-file").into(),
             interface,
             ip_masq: flags.boolean("ip-masq"),
+            renew_margin: minutes(flags.integer("subnet-lease-renew-margin")),
+            on_lease_loss: match flags.text("on-lease-loss") {
+                "replace" => OnLeaseLoss::Replace,
+                _ => OnLeaseLoss::Hold,
+            },
         };
         Ok(Self {
             control,
@@ -77,9 +87,8 @@ impl Options {
     }
 }
 
-/// Flags that were set and change nothing, because `--lease-dir` chose another source.
-pub fn unused(flags: &Flags) -> Vec<&'static str> {
-    unbuilt::ETCD.iter().copied().filter(|name| flags.origin(name).is_some()).collect()
+fn minutes(number: i64) -> Duration {
+    Duration::from_secs(60 * number.unsigned_abs())
 }
 
 struct Checker<'a> {

@@ -7,6 +7,7 @@
 #[path = "shared/accounting.rs"]
 mod accounting;
 #[path = "daemon/host.rs"]
+#[expect(dead_code, reason = "shared with the tests of etcd")]
 mod host;
 
 use std::collections::HashMap;

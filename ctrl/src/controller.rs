@@ -17,14 +17,14 @@
 mod own;
 mod publish;
 mod run;
+mod start;
 
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 use weft_forward::table::{Table, TableError};
 
@@ -34,15 +34,13 @@ use crate::device::{self, DesiredDevice, DeviceError, DeviceGone};
 use crate::identity::{self, Identity, IdentityError};
 use crate::interface::{self, Families, Interface, InterfaceError, InterfaceOptions};
 use crate::lease::{Attributes, Weft};
-use crate::source::acquire::{AcquireError, Acquired as AcquiredLease, Request, acquire};
-use crate::source::directory::{Directory, DirectoryError};
+use crate::saved::Saved;
+use crate::source::acquire::{AcquireError, Acquired as AcquiredLease, Origin};
+use crate::source::{Source, SourceOptions};
 use crate::status::{Concern, DeviceStatus, Phase, StatusHandle};
 use crate::subnet_file::{self, SubnetFileError};
 
 pub use run::Running;
-
-/// How often a missing or invalid config is read again.
-const CONFIG_PERIOD: Duration = Duration::from_secs(1);
 
 /// An IPv4 (IPv6) and a UDP header around every inner packet, in bytes.
 const OVERHEAD_V4: u32 = 20 + 8;
@@ -68,8 +66,8 @@ pub trait TableSink {
 /// What the command line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// `--lease-dir`.
-    pub lease_directory: PathBuf,
+    /// Where leases and config are kept.
+    pub source: SourceOptions,
     /// `--state-dir`.
     pub state_directory: PathBuf,
     /// `--subnet-file`.
@@ -78,6 +76,20 @@ pub struct Options {
     pub interface: InterfaceOptions,
     /// `--ip-masq`, which is written into the subnet file.
     pub ip_masq: bool,
+    /// `--subnet-lease-renew-margin`.
+    pub renew_margin: Duration,
+    /// `--on-lease-loss`.
+    pub on_lease_loss: OnLeaseLoss,
+}
+
+/// What to do when the own lease is taken by another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnLeaseLoss {
+    /// Keep forwarding under the old addresses and wait for an operator.
+    #[default]
+    Hold,
+    /// Take another subnet, which renumbers every pod of this node.
+    Replace,
 }
 
 /// Why the daemon cannot start. Nothing here is worth retrying without a change.
@@ -135,9 +147,15 @@ pub enum RunError {
 pub struct Begun {
     options: Options,
     status: StatusHandle,
-    directory: Directory,
+    source: Arc<dyn Source>,
     identity: Identity,
     config: NetworkConfig,
+    /// The config as stored.
+    document: String,
+    /// What is known from before, while the source does not answer.
+    saved: Option<Saved>,
+    /// The config is the saved one.
+    source_is_away: bool,
     interface: Interface,
     mtu: u32,
 }
@@ -149,8 +167,10 @@ pub struct Begun {
 pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, StartError> {
     let identity = identity::load_or_create(&options.state_directory)?;
     subnet_file::probe(&options.subnet_file)?;
-    let directory = Directory::new(&options.lease_directory);
-    let config = wait_for_config(&directory, &status).await?;
+    let source = options.source.open();
+    let saved = Saved::load(&options.state_directory, &source.description());
+    let found = start::wait_for_config(&*source, saved.as_ref(), &status).await?;
+    let start::Found { config, document, source_is_away } = found;
     status.change(|status| {
         status.set_config(&config);
         status.phase = Phase::Interface;
@@ -159,7 +179,18 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
     let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
     let interface = interface::select(&options.interface, families).await?;
     let mtu = inner_mtu(&config, &interface)?;
-    let begun = Begun { options, status, directory, identity, config, interface, mtu };
+    let begun = Begun {
+        options,
+        status,
+        source,
+        identity,
+        config,
+        document,
+        saved,
+        source_is_away,
+        interface,
+        mtu,
+    };
     device::check_before(&begun.desired_device(DEVICE_NAME, None), &begun.interface).await?;
     info!(
         interface = begun.interface.name,
@@ -199,21 +230,26 @@ impl Begun {
         address.map(|address| (address, self.config.backend.port).into()).into_iter().collect()
     }
 
-    /// Takes a lease. Blocks for a few file operations.
+    /// Takes a lease. If the source does not answer, the one that it confirmed last is used.
     ///
     /// # Errors
-    /// There is none to take, or the directory cannot be used.
-    pub fn acquire(self) -> Result<Acquired, StartError> {
+    /// There is none to take, or the source cannot be used.
+    pub async fn acquire(self) -> Result<Acquired, StartError> {
         self.status.change(|status| {
             status.phase = Phase::Lease;
             status.raise(Concern::Start, "Taking a lease".into());
         });
         let attributes = self.attributes();
-        let previous = subnet_file::previous(&self.options.subnet_file);
-        let request = Request { config: &self.config, attributes: &attributes, previous };
-        let lease = acquire(&self.directory, &request, &mut rand::rng())?;
-        info!(lease = lease.name, origin = ?lease.origin, "lease acquired");
-        self.status.change(|status| status.set_lease(&lease.leaf, self.identity));
+        let began = Instant::now().into_std();
+        let lease = start::acquire(&self, &attributes).await?;
+        info!(lease = lease.record.name, origin = ?lease.origin, "lease acquired");
+        self.status.change(|status| {
+            status.set_lease(&lease.leaf, self.identity);
+            status.clear(Concern::LeaseSource);
+            if lease.origin == Origin::Unconfirmed {
+                status.raise(Concern::Lease, start::unconfirmed(&lease.record.name));
+            }
+        });
         let viewer = Viewer {
             config: self.config.clone(),
             own: lease.leaf,
@@ -222,7 +258,7 @@ impl Begun {
             outer_v6: self.interface.address_v4.is_none(),
         };
         let first_table = Arc::new(Table::new(viewer.table_input(&View::default(), 1))?);
-        Ok(Acquired { begun: self, lease, attributes, viewer, first_table })
+        Ok(Acquired { begun: self, lease, began, attributes, viewer, first_table })
     }
 
     /// What our lease says. The interface's own address is announced only where others see another.
@@ -278,6 +314,8 @@ impl Begun {
 pub struct Acquired {
     begun: Begun,
     lease: AcquiredLease,
+    /// When taking it began: it does not live longer than from then on.
+    began: std::time::Instant,
     attributes: Attributes,
     viewer: Viewer,
     first_table: Arc<Table>,
@@ -325,36 +363,6 @@ impl Acquired {
         run::show_report(status, &report);
         Ok(Running::new(self, desired, report))
     }
-}
-
-async fn wait_for_config(
-    directory: &Directory,
-    status: &StatusHandle,
-) -> Result<NetworkConfig, ConfigError> {
-    let mut said = String::new();
-    loop {
-        let problem = match read_config(directory) {
-            Ok(Ok(config)) => return Ok(config),
-            Ok(Err(error)) if error.is_fatal() => return Err(error),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => with_cause(&error),
-        };
-        if said != problem {
-            error!(problem, "waiting for a network config");
-            status.change(|status| status.raise(Concern::Start, problem.clone()));
-            said = problem;
-        }
-        // flanneld prints this at every failure, and tools wait for it. That nobody reads it any
-        // more is no reason to end.
-        let _ = writeln!(std::io::stdout(), "timed out");
-        sleep(CONFIG_PERIOD).await;
-    }
-}
-
-type ReadConfig = Result<Result<NetworkConfig, ConfigError>, DirectoryError>;
-
-fn read_config(directory: &Directory) -> ReadConfig {
-    Ok(NetworkConfig::parse(&directory.config()?))
 }
 
 fn with_cause(error: &dyn std::error::Error) -> String {

@@ -16,6 +16,7 @@
 //! - [`controller`]: the order of it all.
 
 mod json;
+mod saved;
 
 pub mod config;
 pub mod controller;

@@ -1,10 +1,93 @@
-//! Where leases are kept.
+//! Where leases and the network config are kept.
 //!
 //! A source hands out raw records; whether they are believed is decided elsewhere, so that every
-//! source treats bad ones alike.
+//! source treats bad ones alike. It also only offers single steps, each of which happens wholly or not
+//! at all: which subnet to take, and when to write it again, is decided once for all of them, in
+//! [`acquire`] and in the controller. A source whose nodes are given their subnet by somebody else
+//! offers that subnet as a record of this node, so that there is nothing to choose.
+//!
+//! A source may be slow, hang or fail at any time. So every answer is a future that nothing else waits
+//! for, and whoever asks bounds the wait or goes on meanwhile.
 
 pub mod acquire;
 pub mod directory;
+pub mod etcd;
+
+mod back_off;
+mod watch;
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+pub use watch::{Health, Watch};
+
+use directory::{Directory, DirectoryError};
+use etcd::{Etcd, EtcdError, EtcdOptions};
+
+/// What a question to a source gives, some time.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, SourceError>>;
+
+/// Keeps the network config and the leases of a cluster.
+///
+/// Any number of answers may be waited for at once, and any may be dropped: then it is unknown whether
+/// the change was made, which is what comparing with what was last seen is for.
+pub trait Source: Debug + Send + Sync {
+    /// What it is, for people; without secrets. Two sources with equal descriptions hold the same
+    /// leases.
+    fn description(&self) -> String;
+
+    /// The sentence that says how to write a missing config.
+    fn config_remedy(&self) -> String;
+
+    /// How long a lease lives after it was written; `None` if leases do not expire.
+    fn lifetime(&self) -> Option<Duration>;
+
+    /// The network config as stored, if there is one.
+    fn config(&self) -> Answer<'_, Option<Vec<u8>>>;
+
+    /// All leases, who was there first before the others.
+    fn list(&self) -> Answer<'_, Vec<Record>>;
+
+    /// One lease.
+    fn read<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Record>>;
+
+    /// Writes a lease if nobody has its subnets; `None` if somebody does.
+    fn create<'a>(&'a self, name: &'a str, value: &'a [u8]) -> Answer<'a, Option<Record>>;
+
+    /// Writes a lease again, for another lifetime, unless it is not any more as it was `seen`; then
+    /// `None`. One that does not expire goes on not expiring.
+    fn replace<'a>(&'a self, seen: &'a Record, value: &'a [u8]) -> Answer<'a, Option<Record>>;
+
+    /// Deletes a lease unless it is not any more as it was `seen`; then `false`.
+    fn remove<'a>(&'a self, seen: &'a Record) -> Answer<'a, bool>;
+
+    /// Follows config and leases from now on, in a task of its own.
+    fn watch(&self) -> Watch;
+}
+
+/// Which source, as the command line says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceOptions {
+    /// `--lease-dir`.
+    Directory(PathBuf),
+    /// `--etcd-endpoints` and its kin.
+    Etcd(Box<EtcdOptions>),
+}
+
+impl SourceOptions {
+    /// Makes the source. Nothing is connected or touched yet.
+    #[must_use]
+    pub fn open(&self) -> Arc<dyn Source> {
+        match self {
+            Self::Directory(path) => Arc::new(Directory::new(path)),
+            Self::Etcd(options) => Arc::new(Etcd::new(EtcdOptions::clone(options))),
+        }
+    }
+}
 
 /// A lease as it is stored, unread.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +96,17 @@ pub struct Record {
     pub name: String,
     /// The JSON value.
     pub value: Vec<u8>,
+    /// Grows with every change of the store; 0 in a source that does not count.
+    pub revision: u64,
+    /// It goes away by itself some time after it was written. A reservation does not.
+    pub expires: bool,
+}
+
+impl Record {
+    /// A record of a source that neither counts changes nor lets leases expire.
+    pub fn lasting(name: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+        Self { name: name.into(), value: value.into(), revision: 0, expires: false }
+    }
 }
 
 /// What a watched source tells.
@@ -23,8 +117,8 @@ pub enum Update {
     Snapshot(Vec<Record>),
     /// Changes that were seen happening, in order.
     Changes(Vec<Change>),
-    /// The network config may have changed.
-    Config,
+    /// The network config as it is now; `None` if there is none.
+    Config(Option<Vec<u8>>),
 }
 
 /// One change of one lease.
@@ -32,6 +126,59 @@ pub enum Update {
 pub enum Change {
     /// Written, or written again.
     Put(Record),
-    /// Deleted; the name stays.
-    Deleted(String),
+    /// Deleted.
+    Deleted {
+        /// Its name.
+        name: String,
+        /// When, as in [`Record::revision`].
+        revision: u64,
+    },
+}
+
+/// Why a source did not answer a question.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// etcd cannot be used.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+}
+
+impl SourceError {
+    /// Whether waiting may help without anybody doing something on this host.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Etcd(_))
+    }
+
+    /// The sentence with its causes.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut sentence = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            sentence.push_str(&format!(" ({error})"));
+            cause = error.source();
+        }
+        sentence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_has_its_causes() {
+        let error = Directory::new("/nonexistent-weft").list().unwrap_err();
+        let error = SourceError::from(error);
+        assert!(!error.is_transient());
+        let sentence = error.sentence();
+        assert!(
+            sentence.contains("--lease-dir") && sentence.contains("No such file"),
+            "{sentence}"
+        );
+    }
 }

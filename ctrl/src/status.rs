@@ -15,6 +15,7 @@ use crate::desired::{Accepted, View};
 use crate::identity::Identity;
 use crate::interface::Interface;
 use crate::lease::Leaf;
+use crate::source::Health;
 
 /// How far the daemon has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -49,6 +50,8 @@ pub struct Status {
     pub config_change: Option<String>,
     /// The interface that carries the traffic between hosts.
     pub interface: Option<InterfaceStatus>,
+    /// How the source of leases is.
+    pub source: SourceStatus,
     /// Our own lease.
     pub lease: Option<LeaseStatus>,
     /// The tunnel device.
@@ -125,6 +128,36 @@ pub struct LeaseStatus {
     pub ipv6_subnet: Option<String>,
     /// This node's identity.
     pub id: Identity,
+    /// Seconds until it runs out unless it is renewed; `None` if it does not, or if that is unknown.
+    pub expires_in_seconds: Option<u64>,
+    #[serde(skip)]
+    expires_at: Option<Instant>,
+}
+
+/// The source of leases.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SourceStatus {
+    /// Leases and config are being followed; otherwise what was known last is in force.
+    pub connected: bool,
+    /// Which server answers, if there is a choice.
+    pub server: Option<String>,
+    /// Times that everything was listed.
+    pub listings: u64,
+    /// Times that following began again.
+    pub restarts: u64,
+    /// Changes seen, and leases in listings.
+    pub events: u64,
+    /// Failures of any kind.
+    pub errors: u64,
+}
+
+/// A part of the node that has to be right for it to be ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What is looked at.
+    pub name: &'static str,
+    /// What is wrong with it.
+    pub problem: Option<String>,
 }
 
 /// The tunnel device.
@@ -193,14 +226,17 @@ pub(crate) enum Concern {
     Start,
     SubnetFile,
     Lease,
+    /// The lease is good still, but cannot be renewed.
+    Renewal,
     LeaseSource,
     Device,
+    Routes,
 }
 
 impl Concern {
     /// A node with this problem must not be given work.
     fn blocks(self) -> bool {
-        self != Self::LeaseSource
+        !matches!(self, Self::LeaseSource | Self::Renewal)
     }
 }
 
@@ -233,6 +269,10 @@ impl StatusHandle {
         for peer in &mut status.peers {
             peer.age_seconds = peer.since.map_or(0, |since| since.elapsed().as_secs());
         }
+        if let Some(lease) = &mut status.lease {
+            let left = |end: Instant| end.saturating_duration_since(Instant::now()).as_secs();
+            lease.expires_in_seconds = lease.expires_at.map(left);
+        }
         status
     }
 
@@ -246,6 +286,10 @@ impl StatusHandle {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Status> {
         self.sender.subscribe()
+    }
+
+    pub(crate) fn has(&self, concern: Concern) -> bool {
+        self.sender.borrow().concerns.contains_key(&concern)
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Status)) {
@@ -263,6 +307,32 @@ impl Status {
 
     pub(crate) fn clear(&mut self, concern: Concern) {
         self.concerns.remove(&concern);
+    }
+
+    /// Raises or clears a problem that has several parts.
+    pub(crate) fn set(&mut self, concern: Concern, parts: &[String]) {
+        match parts {
+            [] => self.clear(concern),
+            parts => self.raise(concern, parts.join("; ")),
+        }
+    }
+
+    /// The parts of the node, each with what is wrong.
+    #[must_use]
+    pub fn checks(&self) -> Vec<Check> {
+        let missing = |there: bool| (!there).then(|| "Not there yet".to_owned());
+        let check = |name, concerns: &[Concern], otherwise: Option<String>| {
+            let problem = concerns.iter().find_map(|concern| self.concerns.get(concern)).cloned();
+            Check { name, problem: problem.or(otherwise) }
+        };
+        vec![
+            check("datastore", &[Concern::LeaseSource], missing(self.config.is_some())),
+            check("lease", &[Concern::Lease, Concern::Renewal], missing(self.lease.is_some())),
+            check("device", &[Concern::Device], missing(self.device.is_some())),
+            check("routes", &[Concern::Routes], missing(self.device.is_some())),
+            check("subnet file", &[Concern::SubnetFile], missing(self.phase == Phase::Running)),
+            check("start", &[Concern::Start], None),
+        ]
     }
 
     fn settle(&mut self) {
@@ -312,7 +382,26 @@ impl Status {
             subnet: leaf.v4.map(|net| net.to_string()),
             ipv6_subnet: leaf.v6.map(|net| net.to_string()),
             id,
+            expires_in_seconds: None,
+            expires_at: None,
         });
+    }
+
+    pub(crate) fn set_expiry(&mut self, expires_at: Option<Instant>) {
+        if let Some(lease) = &mut self.lease {
+            lease.expires_at = expires_at;
+        }
+    }
+
+    pub(crate) fn set_health(&mut self, health: &Health) {
+        self.source = SourceStatus {
+            connected: health.problem.is_none() && health.listings > 0,
+            server: health.server.clone(),
+            listings: health.listings,
+            restarts: health.restarts,
+            events: health.events,
+            errors: health.errors,
+        };
     }
 
     /// Counts a rejection when a lease becomes rejected or is rejected for another reason.
@@ -381,6 +470,39 @@ mod tests {
         assert!(!handle.is_ready());
         handle.change(|status| status.clear(Concern::Lease));
         assert!(handle.is_ready());
+    }
+
+    #[test]
+    fn every_check_names_what_is_wrong() {
+        let handle = StatusHandle::new();
+        let failed = || -> Vec<&str> {
+            let checks = handle.snapshot().checks();
+            checks.into_iter().filter(|one| one.problem.is_some()).map(|one| one.name).collect()
+        };
+        assert_eq!(failed(), ["datastore", "lease", "device", "routes", "subnet file", "start"]);
+        handle.change(|status| {
+            status.phase = Phase::Running;
+            status.clear(Concern::Start);
+            let config = NetworkConfig::parse(br#"{"Network":"10.5.0.0/16"}"#).unwrap();
+            status.set_config(&config);
+            status.set_lease(&"10.5.1.0-24".parse().unwrap(), Identity::random());
+            status.device = Some(DeviceStatus { name: "flannel0".into(), index: 1, mtu: 1472 });
+        });
+        assert_eq!(failed(), [""; 0]);
+        for (concern, name) in [
+            (Concern::LeaseSource, "datastore"),
+            (Concern::Renewal, "lease"),
+            (Concern::Lease, "lease"),
+            (Concern::Device, "device"),
+            (Concern::Routes, "routes"),
+            (Concern::SubnetFile, "subnet file"),
+            (Concern::Start, "start"),
+        ] {
+            handle.change(|status| status.set(concern, &["it is wrong".into()]));
+            assert_eq!(failed(), [name]);
+            assert_eq!(handle.is_ready(), !concern.blocks(), "{concern:?}");
+            handle.change(|status| status.set(concern, &[]));
+        }
     }
 
     #[test]

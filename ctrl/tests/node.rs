@@ -16,9 +16,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use weft_ctrl::controller::{
-    Acquired, Begun, DEVICE_NAME, Options, RunError, StartError, TableSink, begin,
+    Acquired, Begun, DEVICE_NAME, OnLeaseLoss, Options, RunError, StartError, TableSink, begin,
 };
 use weft_ctrl::interface::InterfaceOptions;
+use weft_ctrl::source::SourceOptions;
 use weft_ctrl::status::{Phase, Status, StatusHandle};
 use weft_forward::table::Table;
 
@@ -75,11 +76,13 @@ impl World {
 
     fn options(&self) -> Options {
         Options {
-            lease_directory: self.root.path().into(),
+            source: SourceOptions::Directory(self.root.path().into()),
             state_directory: self.path("state"),
             subnet_file: self.path("run/subnet.env"),
             interface: InterfaceOptions { iface: vec!["u1".into()], ..Default::default() },
             ip_masq: true,
+            renew_margin: Duration::from_secs(3600),
+            on_lease_loss: OnLeaseLoss::Hold,
         }
     }
 
@@ -88,7 +91,7 @@ impl World {
     }
 
     async fn acquired(&self) -> Acquired {
-        self.begin().await.unwrap().acquire().unwrap()
+        self.begin().await.unwrap().acquire().await.unwrap()
     }
 
     fn status(&self) -> Status {
@@ -98,7 +101,7 @@ impl World {
     /// Runs a node that was started until `script` is over.
     async fn run(&self, script: impl AsyncFnOnce(&str, &Tables)) {
         let acquired = self.acquired().await;
-        let lease = acquired.lease().name.clone();
+        let lease = acquired.lease().record.name.clone();
         let running = acquired.configure(DEVICE_NAME, index_of(DEVICE_NAME)).await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let tables = Tables::default();
@@ -155,8 +158,8 @@ fn a_node_waits_for_its_config_and_then_starts_in_flannels_order() {
         assert_eq!(begun.bind_addresses(), ["10.168.0.2:8285".parse().unwrap()]);
         assert!(!world.path("subnets").exists(), "nothing is claimed yet");
 
-        let acquired = begun.acquire().unwrap();
-        let lease = acquired.lease().name.clone();
+        let acquired = begun.acquire().await.unwrap();
+        let lease = acquired.lease().record.name.clone();
         let stored = read(&world.path("subnets").join(&lease));
         let id = read(&world.path("state/id"));
         let expected = format!(
@@ -183,7 +186,7 @@ fn a_node_waits_for_its_config_and_then_starts_in_flannels_order() {
         run.await.unwrap();
         assert_eq!(read(&world.path("run/subnet.env")), subnet_file(&lease));
         assert!(world.path("subnets").join(&lease).exists(), "the lease outlives a stop");
-        assert_eq!(world.acquired().await.lease().name, lease);
+        assert_eq!(world.acquired().await.lease().record.name, lease);
     });
 }
 

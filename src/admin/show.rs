@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Drop, Drops, Peers, Status, Traffic, UnusedLease};
+use super::{Datastore, Drop, Drops, Peers, Status, Traffic, UnusedLease};
 
 /// `weft status`.
 pub fn status(status: &Status) -> String {
@@ -13,6 +13,7 @@ pub fn status(status: &Status) -> String {
     ];
     rows.extend(status.problems.iter().map(|problem| ("  problem".to_owned(), problem.clone())));
     rows.push(("source".to_owned(), status.source.clone()));
+    rows.push(("  connected".to_owned(), connection(&status.datastore)));
     if let Some(network) = &status.network {
         rows.push(("network".to_owned(), join([&network.ipv4, &network.ipv6])));
         rows.push(("backend".to_owned(), format!("{}, port {}", network.backend, network.port)));
@@ -25,6 +26,9 @@ pub fn status(status: &Status) -> String {
     }
     if let Some(lease) = &status.lease {
         rows.push(("subnet".to_owned(), join([&lease.subnet, &lease.ipv6_subnet])));
+        if let Some(left) = lease.expires_in_seconds {
+            rows.push(("  runs out in".to_owned(), duration(left)));
+        }
         rows.push(("identity".to_owned(), lease.id.clone()));
     }
     if let Some(device) = &status.device {
@@ -44,6 +48,14 @@ pub fn status(status: &Status) -> String {
         rows.extend(traffic_rows(traffic));
     }
     columns(&rows)
+}
+
+fn connection(datastore: &Datastore) -> String {
+    match (datastore.connected, &datastore.server) {
+        (false, _) => "no".to_owned(),
+        (true, None) => "yes".to_owned(),
+        (true, Some(server)) => format!("to {server}"),
+    }
 }
 
 /// `weft peers`.

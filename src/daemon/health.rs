@@ -11,11 +11,12 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
+use weft_ctrl::status::Check;
 
 /// A probe sends its few headers at once.
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) trait Probed: Send + Sync + 'static {
     /// Whether `/readyz` says so.
     fn is_ready(&self) -> bool;
+    /// The parts that have to be right for that, each with what is wrong.
+    fn checks(&self) -> Vec<Check>;
     /// The body of `/metrics`, and its content type.
     fn metrics(&self) -> (String, &'static str);
 }
@@ -93,7 +96,7 @@ impl Health {
 
 async fn serve_connection(stream: TcpStream, probed: Arc<dyn Probed>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(request.uri().path(), probed.as_ref());
+        let answer = answer(request.uri(), probed.as_ref());
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
@@ -108,9 +111,10 @@ async fn serve_connection(stream: TcpStream, probed: Arc<dyn Probed>) {
     }
 }
 
-fn answer(path: &str, probed: &dyn Probed) -> Response<Full<Bytes>> {
-    let (status, body) = match path {
+fn answer(uri: &Uri, probed: &dyn Probed) -> Response<Full<Bytes>> {
+    let (status, body) = match uri.path() {
         "/healthz" => (StatusCode::OK, "flanneld is running"),
+        "/readyz" if asks_for_more(uri) => return readiness_in_words(probed),
         "/readyz" if probed.is_ready() => (StatusCode::OK, "flanneld is ready"),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet"),
         "/metrics" => {
@@ -120,6 +124,30 @@ fn answer(path: &str, probed: &dyn Probed) -> Response<Full<Bytes>> {
         _ => (StatusCode::NOT_FOUND, "404 page not found\n"),
     };
     response(status, Bytes::from_static(body.as_bytes()), "text/plain; charset=utf-8")
+}
+
+/// `/readyz?verbose`, as with the programs of Kubernetes.
+fn asks_for_more(uri: &Uri) -> bool {
+    let mut parts = uri.query().unwrap_or_default().split('&');
+    parts.any(|part| part.split('=').next() == Some("verbose"))
+}
+
+/// One line for each part, and flanneld's sentence as the last. A part may be wrong without making the
+/// node unready, such as a store that does not answer while forwarding goes on.
+fn readiness_in_words(probed: &dyn Probed) -> Response<Full<Bytes>> {
+    let mut body = String::new();
+    for Check { name, problem } in probed.checks() {
+        body.push_str(&match problem {
+            None => format!("[+]{name} ok\n"),
+            Some(problem) => format!("[-]{name} failed: {problem}\n"),
+        });
+    }
+    let (status, sentence) = match probed.is_ready() {
+        true => (StatusCode::OK, "flanneld is ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet"),
+    };
+    body.push_str(sentence);
+    response(status, body.into(), "text/plain; charset=utf-8")
 }
 
 fn response(status: StatusCode, body: Bytes, content_type: &'static str) -> Response<Full<Bytes>> {

@@ -28,7 +28,7 @@ pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()
     let (forwarding, mut events) = Forwarding::start(opened)?;
     degraded::log(forwarding.info(), options.without);
     state.set_forwarding(Arc::clone(&forwarding));
-    let acquired = begun.acquire()?;
+    let acquired = begun.acquire().await?;
     forwarding.adopt(acquired.first_table())?;
     let running = acquired.configure(&name, index).await?;
     tokio::select! {

@@ -16,8 +16,8 @@ use super::kernel;
 use super::metrics::{Moving, Scrape};
 use super::watchdog::{Stall, Stalls};
 use crate::admin::{
-    Answers, Device, Drop, Drops, Engine, Interface, Lease, Network, Peer, Peers, Stalled, Status,
-    Traffic, UnusedLease,
+    Answers, Datastore, Device, Drop, Drops, Engine, Interface, Lease, Network, Peer, Peers,
+    Stalled, Status, Traffic, UnusedLease,
 };
 use crate::cli::VERSION;
 
@@ -93,6 +93,19 @@ impl State {
         self.control.is_ready() && self.known().stalls.now.is_none()
     }
 
+    /// The parts of the node, each with what is wrong.
+    pub(super) fn checks(&self) -> Vec<status::Check> {
+        let mut checks = self.control.snapshot().checks();
+        let known = self.known();
+        let problem = match (&known.forwarding, known.stalls.now.is_some()) {
+            (None, _) => Some("Not there yet".to_owned()),
+            (Some(_), true) => Some("The packet worker does not go on".to_owned()),
+            (Some(_), false) => None,
+        };
+        checks.push(status::Check { name: "engine", problem });
+        checks
+    }
+
     /// What there is to scrape.
     pub(super) fn scrape(&self) -> Scrape {
         let control = self.control.snapshot();
@@ -143,6 +156,7 @@ impl Answers for State {
             ready: control.ready && stalled.is_none(),
             stalled,
             source: self.source.clone(),
+            datastore: datastore(&control.source),
             network: control.config.as_ref().map(network),
             engine: forwarding.map(|forwarding| engine(forwarding, self.engine_reason)),
             traffic: forwarding.map(|forwarding| traffic(&forwarding.snapshot())),
@@ -160,6 +174,7 @@ impl Answers for State {
                 subnet: lease.subnet,
                 ipv6_subnet: lease.ipv6_subnet,
                 id: lease.id.to_string(),
+                expires_in_seconds: lease.expires_in_seconds,
             }),
             device: control.device.map(|device| Device { name: device.name, mtu: device.mtu }),
             problems: control.problems,
@@ -191,6 +206,17 @@ fn stalled(stall: Stall) -> Stalled {
     Stalled {
         phase: stall.phase.name().to_owned(),
         milliseconds: u64::try_from(milliseconds).unwrap_or(u64::MAX),
+    }
+}
+
+fn datastore(source: &status::SourceStatus) -> Datastore {
+    Datastore {
+        connected: source.connected,
+        server: source.server.clone(),
+        listings: source.listings,
+        restarts: source.restarts,
+        events: source.events,
+        errors: source.errors,
     }
 }
 

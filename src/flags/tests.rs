@@ -256,6 +256,8 @@ fn the_one_line_description_keeps_secrets() {
     let line = flags(&["--etcd-password=hunter2", "--v=3"]).describe();
     assert!(!line.contains("hunter2"));
     assert!(line.contains("etcd-password=***"));
+    let other = flags(&["--etcd-endpoints=http://u:hunter2@a:1,http://b:1"]).describe();
+    assert!(other.contains("etcd-endpoints=http://***@a:1,http://b:1 "), "{other}");
     assert!(line.contains(" v=3"));
     assert!(line.contains("subnet-file=/run/flannel/subnet.env"));
     assert!(!line.contains('\n'));

@@ -1,3 +1,6 @@
+use weft_ctrl::source::SourceOptions;
+use weft_ctrl::source::etcd::{EtcdOptions, TlsFiles};
+
 use super::*;
 use crate::flags::Command;
 
@@ -24,11 +27,13 @@ fn the_least_that_is_needed() {
         options,
         Options {
             control: controller::Options {
-                lease_directory: "/leases".into(),
+                source: SourceOptions::Directory("/leases".into()),
                 state_directory: "/var/lib/weft".into(),
                 subnet_file: "/run/flannel/subnet.env".into(),
                 interface: InterfaceOptions::default(),
                 ip_masq: false,
+                renew_margin: Duration::from_secs(3600),
+                on_lease_loss: OnLeaseLoss::Hold,
             },
             health: None,
             admin_socket: "/run/weft/weft.sock".into(),
@@ -141,7 +146,6 @@ fn what_has_no_function_is_refused_when_set() {
         ("--log_backtrace_at=a:1", "--log_backtrace_at: "),
         ("--engine=epoll", "--engine=epoll: "),
         ("--workers=2", "--workers=2: "),
-        ("--on-lease-loss=replace", "--on-lease-loss=replace: "),
         ("--without=uring", "--without=uring: "),
         ("--without=tun-tso,multishot", "--without=multishot: "),
         ("--insecure-store", "--insecure-store: "),
@@ -174,12 +178,69 @@ fn asking_for_what_happens_anyway_is_accepted() {
     .unwrap();
 }
 
-#[test]
-fn without_a_lease_directory_the_source_would_be_etcd() {
-    for arguments in [&[][..], &["--etcd-endpoints=http://10.0.0.1:2379"], &["--lease-dir="]] {
-        let refusals = check(arguments).unwrap_err();
-        assert_eq!(refusals, ["the etcd source is not built yet: use --lease-dir"]);
+fn etcd(arguments: &[&str]) -> Result<EtcdOptions, Vec<String>> {
+    match check(arguments)?.control.source {
+        SourceOptions::Etcd(options) => Ok(*options),
+        other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn without_a_lease_directory_the_source_is_etcd() {
+    for arguments in [&[][..], &["--lease-dir="]] {
+        let options = etcd(arguments).unwrap();
+        let servers: Vec<_> = options.endpoints.iter().map(ToString::to_string).collect();
+        assert_eq!(servers, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+        assert_eq!((&*options.prefix, &options.credentials), ("/coreos.com/network", &None));
+        assert_eq!(options.tls, TlsFiles::default());
+    }
+    let options = etcd(&[
+        "--etcd-endpoints=10.0.0.1:2379",
+        "--etcd-prefix=/vxlan/network",
+        "--etcd-cafile=/ca",
+        "--etcd-certfile=/cert",
+        "--etcd-keyfile=/key",
+        "--etcd-username=node",
+        "--etcd-password=s3cret",
+        "--on-lease-loss=replace",
+        "--subnet-lease-renew-margin=30",
+    ])
+    .unwrap();
+    assert_eq!(options.endpoints[0].url(), "https://10.0.0.1:2379", "encrypted, as the files say");
+    assert_eq!(options.prefix, "/vxlan/network");
+    assert_eq!(options.tls.authority, Some("/ca".into()));
+    assert_eq!(options.tls.client, Some(("/cert".into(), "/key".into())));
+    assert_eq!(options.credentials.as_ref().unwrap().user, "node");
+    assert!(!format!("{options:?}").contains("s3cret"));
+}
+
+#[test]
+fn halves_of_the_etcd_flags_are_refused_without_their_secrets() {
+    for (arguments, words) in [
+        (&["--etcd-certfile=/cert"][..], "only together"),
+        (&["--etcd-keyfile=/key"], "only together"),
+        (&["--etcd-password=s3cret"], "--etcd-username"),
+        (&["--etcd-endpoints=ftp://u:s3cret@host"], "--etcd-endpoints"),
+        (&["--etcd-endpoints=,"], "--etcd-endpoints"),
+    ] {
+        let mistakes = etcd(arguments).unwrap_err();
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        assert!(mistakes[0].contains(words) && !mistakes[0].contains("s3cret"), "{mistakes:?}");
+    }
+}
+
+#[test]
+fn what_is_doubtful_about_the_etcd_flags_is_remarked() {
+    let remarks_on = |arguments: &[&str]| {
+        let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
+        let Ok(Command::Run(flags)) = Flags::parse(&arguments, |_| None) else { panic!() };
+        remarks(&flags)
+    };
+    assert_eq!(remarks_on(&[]), [""; 0]);
+    let found = remarks_on(&["--etcd-endpoints=http://u:s3cret@h:1", "--etcd-cafile=/ca"]);
+    assert_eq!(found.len(), 2);
+    assert!(found[0].contains("--etcd-username") && found[1].contains("not encrypted"));
+    assert!(!found.concat().contains("s3cret"));
 }
 
 #[test]
@@ -205,7 +266,6 @@ fn wrong_values_are_all_reported_at_once() {
     ])
     .unwrap_err();
     let names = [
-        "--lease-dir",
         "--ip-masq",
         "--subnet-lease-renew-margin",
         "--workers",

@@ -4,17 +4,6 @@
 
 use crate::flags::{Flags, Mistake};
 
-/// Flags of the etcd source.
-pub(super) const ETCD: &[&str] = &[
-    "etcd-endpoints",
-    "etcd-prefix",
-    "etcd-keyfile",
-    "etcd-certfile",
-    "etcd-cafile",
-    "etcd-username",
-    "etcd-password",
-];
-
 const KUBERNETES: &[&str] = &[
     "kube-subnet-mgr",
     "kube-api-url",
@@ -33,10 +22,9 @@ const LOGGING: &[&str] = &["vmodule", "log_backtrace_at"];
 /// Every flag that was set and has no function, a sentence each.
 pub(super) fn refusals(flags: &Flags) -> Vec<Mistake> {
     let mut refusals = Refusals { flags, sentences: Vec::new() };
-    refusals.source();
     refusals.group(
         KUBERNETES,
-        "the Kubernetes source is not built yet: use --lease-dir and leave it out",
+        "the Kubernetes source is not built yet: use etcd or --lease-dir and leave it out",
     );
     refusals.group(
         MASQUERADING,
@@ -60,13 +48,6 @@ impl Refusals<'_> {
         self.sentences.push(Mistake(sentence));
     }
 
-    /// Without `--lease-dir` the source would be etcd, as with flanneld.
-    fn source(&mut self) {
-        if self.flags.text("lease-dir").is_empty() {
-            self.refuse("the etcd source is not built yet: use --lease-dir".to_owned());
-        }
-    }
-
     fn group(&mut self, names: &[&str], reason: &str) {
         for name in names {
             if self.asks_for_something(name) {
@@ -82,11 +63,6 @@ impl Refusals<'_> {
         let workers = self.flags.integer("workers");
         if workers > 1 {
             self.refuse(format!("--workers={workers}: several workers are not built yet: use 1"));
-        }
-        if self.flags.text("on-lease-loss") == "replace" {
-            let sentence =
-                "--on-lease-loss=replace: replacing a lost lease is not built yet: use hold";
-            self.refuse(sentence.to_owned());
         }
         for feature in ["uring", "multishot"] {
             if self.flags.list("without").iter().any(|given| given == feature) {

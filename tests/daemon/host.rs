@@ -51,9 +51,37 @@ impl Pair {
     }
 }
 
-/// A lease directory with a config. It stays as long as a host uses it.
+/// A bridge that hosts are plugged into, 10.168.0.1/24 itself.
+pub(crate) struct Switch {
+    pub(crate) namespace: String,
+}
+
+impl Switch {
+    pub(crate) fn new() -> Self {
+        let unique = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let namespace = format!("weft-switch-{}-{unique}", std::process::id());
+        ip(&["netns", "add", &namespace]);
+        for command in [
+            &["link", "set", "lo", "up"][..],
+            &["link", "add", "b0", "type", "bridge"],
+            &["address", "add", "10.168.0.1/24", "dev", "b0"],
+            &["link", "set", "b0", "up"],
+        ] {
+            ip(&[&["-n", &namespace], command].concat());
+        }
+        Self { namespace }
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).output();
+    }
+}
+
+/// A lease directory with a config, or the flags of another source. It stays as long as a host uses it.
 #[derive(Clone)]
-pub(crate) struct Leases(Arc<tempfile::TempDir>);
+pub(crate) struct Leases(Arc<tempfile::TempDir>, Vec<String>);
 
 impl Leases {
     pub(crate) fn new(config: &str) -> Self {
@@ -63,7 +91,14 @@ impl Leases {
     }
 
     pub(crate) fn empty() -> Self {
-        Self(Arc::new(tempfile::tempdir().unwrap()))
+        let directory = tempfile::tempdir().unwrap();
+        let flag = format!("--lease-dir={}", directory.path().display());
+        Self(Arc::new(directory), vec![flag])
+    }
+
+    /// Leases that are somewhere else.
+    pub(crate) fn behind(flags: &[&str]) -> Self {
+        Self(Self::empty().0, flags.iter().map(|flag| (*flag).to_owned()).collect())
     }
 
     pub(crate) fn write_config(&self, config: &str) {
@@ -104,6 +139,19 @@ impl Host {
         let host = Self::bare(leases, 1);
         host.run(&["ip", "link", "add", "u1", "type", "veth", "peer", "name", "u1x"]);
         host.run(&["ip", "link", "set", "u1x", "up"]);
+        host.configure();
+        host
+    }
+
+    /// A host at a switch, with the address 10.168.0.`number + 1`.
+    pub(crate) fn at(switch: &Switch, leases: &Leases, number: u8) -> Self {
+        let host = Self::bare(leases, number);
+        let (near, far) = (format!("u{number}"), format!("p{number}"));
+        ip(&["link", "add", &near, "netns", &host.namespace, "type", "veth", "peer", "name", &far]
+            .into_iter()
+            .chain(["netns", switch.namespace.as_str()])
+            .collect::<Vec<_>>());
+        ip(&["-n", &switch.namespace, "link", "set", &far, "master", "b0", "up"]);
         host.configure();
         host
     }
@@ -166,16 +214,15 @@ impl Host {
     /// The arguments of a daemon with everything of its own in this host's directory.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let subnet_file = self.subnet_file();
-        [
-            ("--lease-dir", self.leases.path().to_str().unwrap()),
+        let places = [
             ("--subnet-file", subnet_file.to_str().unwrap()),
             ("--admin-socket", &self.file("weft.sock")),
             ("--state-dir", &self.file("state")),
             ("--healthz-ip", "127.0.0.1"),
             ("--healthz-port", "8080"),
-        ]
-        .map(|(flag, value)| format!("{flag}={value}"))
-        .to_vec()
+        ];
+        let places = places.map(|(flag, value)| format!("{flag}={value}"));
+        self.leases.1.iter().cloned().chain(places).collect()
     }
 
     pub(crate) fn daemon_command(&self, more: &[&str]) -> Command {

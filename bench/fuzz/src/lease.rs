@@ -87,13 +87,13 @@ pub fn leases(data: &[u8]) {
 fn update(input: &mut Input<'_>) -> Update {
     match input.u8() % 4 {
         0 | 1 => Update::Changes(vec![Change::Put(record(input))]),
-        2 => Update::Changes(vec![Change::Deleted(name(input))]),
+        2 => Update::Changes(vec![Change::Deleted { name: name(input), revision: 0 }]),
         _ => Update::Snapshot((0..input.u8() % 4).map(|_| record(input)).collect()),
     }
 }
 
 fn record(input: &mut Input<'_>) -> Record {
-    Record { name: name(input), value: value(input) }
+    Record::lasting(name(input), value(input))
 }
 
 /// Often one of a few subnets, so that leases meet; else any text.

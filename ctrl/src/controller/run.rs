@@ -1,25 +1,37 @@
 //! The loop of a running node.
 
 use std::future::Future;
-use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::own::{Changed, OwnLease, State};
+use super::own::{Changed, Life, OwnLease, State, Tried};
 use super::publish::Publisher;
-use super::{Acquired, RunError, Slots, TableSink, Viewer, read_config, with_cause};
+use super::{Acquired, OnLeaseLoss, RunError, Slots, TableSink, Viewer, with_cause};
+use crate::config::NetworkConfig;
 use crate::desired::Book;
 use crate::device::{self, DesiredDevice, Report};
-use crate::source::Update;
-use crate::source::directory::{Directory, Watch};
+use crate::lease::Attributes;
+use crate::saved::{Saved, wall_clock};
+use crate::source::acquire::{Acquired as AcquiredLease, Origin, Request, acquire};
+use crate::source::{Health, Source, Update, Watch};
 use crate::status::{Concern, Phase, StatusHandle};
 use crate::subnet_file::{self, Contents};
 
 /// How often everything is looked at that nobody tells of.
 const PERIOD: Duration = Duration::from_secs(10);
+
+/// What is known goes to disk this long after a change, so that many changes go together.
+const SAVE_PAUSE: Duration = Duration::from_secs(2);
+
+/// It goes there at least this often, so that what does not change is known not to be old.
+const SAVE_PERIOD: Duration = Duration::from_secs(600);
 
 /// Everything is set up.
 #[derive(Debug)]
@@ -27,6 +39,13 @@ pub struct Running {
     acquired: Acquired,
     desired: DesiredDevice,
     report: Report,
+}
+
+/// Why the loop is left.
+enum Ended {
+    Stopped,
+    /// Another subnet has to be taken.
+    LeaseTaken,
 }
 
 impl Running {
@@ -44,69 +63,129 @@ impl Running {
         sink: impl TableSink,
         stop: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
-        let Self { acquired, desired, report } = self;
-        let (reports, mut reported) = watch::channel(report);
+        let Self { acquired, mut desired, report } = self;
+        let (reports, reported) = watch::channel(report);
         let mut node = Node::new(acquired, sink);
         node.write_subnet_file();
         node.status.change(|status| {
             status.phase = Phase::Running;
             status.raise(Concern::Start, "Waiting for the first list of leases".into());
         });
-        let mut watch = Watch::new(node.own.directory.clone());
-        let mut ticks = interval(PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if node.is_unconfirmed {
+            node.publish();
+        }
+        let mut inputs = Inputs { watch: node.source.watch(), reported };
         let mut stop = pin!(stop);
-        let mut keep = pin!(device::keep(&desired, &reports));
         loop {
-            let deadline = node.publisher.deadline();
-            tokio::select! {
-                () = &mut stop => return Ok(()),
-                gone = &mut keep => return Err(gone.into()),
-                Ok(()) = reported.changed() => {
-                    show_report(&node.status, &reported.borrow_and_update());
-                }
-                update = watch.next() => node.handle_update(update),
-                () = sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)),
-                    if deadline.is_some() => node.publish(),
-                _ = ticks.tick() => node.handle_tick(watch.problem()),
+            match node.follow(&mut inputs, &desired, &reports, stop.as_mut()).await? {
+                Ended::Stopped => return Ok(()),
+                Ended::LeaseTaken => tokio::select! {
+                    () = &mut stop => return Ok(()),
+                    () = node.take_another(&mut desired) => {}
+                },
             }
         }
     }
 }
 
+struct Inputs {
+    watch: Watch,
+    reported: watch::Receiver<Report>,
+}
+
 /// What the loop works on.
 struct Node<S> {
     status: StatusHandle,
+    source: Arc<dyn Source>,
     viewer: Viewer,
     own: OwnLease,
+    attributes: Attributes,
+    life: Life,
+    on_lease_loss: OnLeaseLoss,
+    /// A write of our lease that is under way.
+    writing: Option<BoxFuture<'static, Tried>>,
+    /// The lease could not be taken from the source; it is what was known last.
+    is_unconfirmed: bool,
     book: Book,
     slots: Slots,
     publisher: Publisher<S>,
     subnet_file: (std::path::PathBuf, Contents),
     subnet_file_written: bool,
+    /// The source has told everything once.
     listed: bool,
+    saver: Saver,
 }
 
 impl<S: TableSink> Node<S> {
     fn new(acquired: Acquired, sink: S) -> Self {
         let publisher = Publisher::new(sink, &acquired.first_table);
-        let Acquired { begun, lease, attributes, viewer, .. } = acquired;
+        let Acquired { begun, lease, began, attributes, viewer, .. } = acquired;
         let contents = Contents {
             v4: begun.config.network_v4().zip(lease.leaf.v4),
             v6: begun.config.network_v6().zip(lease.leaf.v6),
             mtu: begun.mtu,
             ip_masq: begun.options.ip_masq,
         };
+        let life = Life { lifetime: begun.source.lifetime(), margin: begun.options.renew_margin };
+        let is_unconfirmed = lease.origin == Origin::Unconfirmed;
+        let mut book = Book::default();
+        if is_unconfirmed && let Some(saved) = &begun.saved {
+            let records = saved.records(wall_clock());
+            book.handle(Update::Snapshot(records), Instant::now().into_std());
+        }
         Self {
             status: begun.status,
+            source: begun.source,
             viewer,
-            own: OwnLease { directory: begun.directory, name: lease.name, attributes },
-            book: Book::default(),
+            own: own_lease(lease, &attributes, life, began),
+            attributes,
+            life,
+            on_lease_loss: begun.options.on_lease_loss,
+            writing: None,
+            is_unconfirmed,
+            book,
             slots: Slots::default(),
             publisher,
             subnet_file: (begun.options.subnet_file, contents),
             subnet_file_written: false,
             listed: false,
+            saver: Saver::new(begun.options.state_directory, begun.document),
+        }
+    }
+
+    /// Until the node is stopped, or has to take another subnet.
+    async fn follow(
+        &mut self,
+        inputs: &mut Inputs,
+        desired: &DesiredDevice,
+        reports: &watch::Sender<Report>,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Ended, RunError> {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut health = inputs.watch.health();
+        let mut keep = pin!(device::keep(desired, reports));
+        loop {
+            let publish_at = self.publisher.deadline();
+            let look_at = self.look_at();
+            let save_at = self.saver.deadline();
+            tokio::select! {
+                () = &mut stop => return Ok(Ended::Stopped),
+                gone = &mut keep => return Err(gone.into()),
+                Ok(()) = inputs.reported.changed() => {
+                    show_report(&self.status, &inputs.reported.borrow_and_update());
+                }
+                tried = written(&mut self.writing) => self.handle_tried(tried),
+                update = inputs.watch.next() => self.handle_update(update),
+                Ok(()) = health.changed() => self.show_health(&health.borrow_and_update()),
+                () = at(publish_at) => self.publish(),
+                () = at(look_at) => self.keep_lease(Changed::Now),
+                () = at(save_at) => self.save(),
+                _ = ticks.tick() => self.handle_tick(),
+            }
+            if self.must_take_another() {
+                return Ok(Ended::LeaseTaken);
+            }
         }
     }
 
@@ -128,64 +207,176 @@ impl<S: TableSink> Node<S> {
     }
 
     fn handle_update(&mut self, update: Update) {
-        if update == Update::Config {
-            self.compare_config();
+        if let Update::Config(config) = update {
+            self.compare_config(config.as_deref());
             return;
         }
-        let first = !std::mem::replace(&mut self.listed, true);
-        if self.book.handle(update, Instant::now()) || first {
+        let is_snapshot = matches!(update, Update::Snapshot(_));
+        let changed = self.book.handle(update, Instant::now().into_std());
+        if is_snapshot && !std::mem::replace(&mut self.listed, true) {
             self.publisher.mark();
-            self.keep_lease(Changed::Later);
         }
+        if changed {
+            self.publisher.mark();
+        }
+        self.keep_lease(Changed::Later);
     }
 
-    fn handle_tick(&mut self, source_problem: Option<&str>) {
+    fn handle_tick(&mut self) {
         if !self.subnet_file_written {
             self.write_subnet_file();
         }
-        if self.book.handle_time(Instant::now()) {
+        if self.book.handle_time(Instant::now().into_std()) {
             self.publisher.mark();
         }
-        if self.listed {
-            self.keep_lease(Changed::Now);
+        self.keep_lease(Changed::Now);
+    }
+
+    fn look_at(&self) -> Option<Instant> {
+        // What is due already waits for the next tick: it cannot be done now, or it would have been.
+        let deadline = Instant::from_std(self.own.deadline()?);
+        (deadline > Instant::now()).then_some(deadline)
+    }
+
+    /// Before the first listing nothing is known about our lease but what was written.
+    fn keep_lease(&mut self, changed: Changed) {
+        if !self.listed {
+            return;
         }
-        self.compare_config();
-        self.status.change(|status| match source_problem {
-            Some(problem) => status.raise(Concern::LeaseSource, problem.to_owned()),
-            None => status.clear(Concern::LeaseSource),
+        let now = Instant::now();
+        let (state, step) = self.own.look(&self.book, changed, now.into_std());
+        let is_writing = self.writing.is_some();
+        if let Some(step) = step.filter(|_| !is_writing) {
+            let source = Arc::clone(&self.source);
+            self.writing = Some(self.own.try_step(source, step, now.into_std()));
+        }
+        self.show_lease(state);
+    }
+
+    fn handle_tried(&mut self, tried: Tried) {
+        self.writing = None;
+        let now = Instant::now().into_std();
+        if let Some(update) = self.own.handle(tried, now)
+            && self.book.handle(update, now)
+        {
+            self.publisher.mark();
+        }
+        self.keep_lease(Changed::Later);
+    }
+
+    fn show_lease(&mut self, state: State) {
+        self.is_unconfirmed &= state != State::Ours;
+        let expires_at = self.own.expires_at();
+        self.status.change(|status| {
+            status.set_expiry(expires_at);
+            status.clear(Concern::Renewal);
+            match state {
+                State::Ours => status.clear(Concern::Lease),
+                State::Missing => {}
+                State::Stuck(problem) => {
+                    status.clear(Concern::Lease);
+                    status.raise(Concern::Renewal, problem);
+                }
+                State::Lost(problem) | State::Taken(problem) => {
+                    if !status.problems.contains(&problem) {
+                        tracing::error!(problem, "the lease is lost; forwarding goes on");
+                    }
+                    status.raise(Concern::Lease, problem);
+                }
+            }
         });
     }
 
-    fn keep_lease(&self, changed: Changed) {
-        let state = self.own.keep(&self.book, changed);
-        self.status.change(|status| match state {
-            State::Ours => status.clear(Concern::Lease),
-            State::Lost(problem) => {
-                if !status.problems.contains(&problem) {
-                    tracing::error!(problem, "the lease is lost; forwarding goes on");
+    fn must_take_another(&self) -> bool {
+        self.on_lease_loss == OnLeaseLoss::Replace
+            && self.listed
+            && matches!(
+                self.own.look(&self.book, Changed::Later, Instant::now().into_std()).0,
+                State::Taken(_)
+            )
+    }
+
+    /// Every pod of this node has to be renumbered after this.
+    async fn take_another(&mut self, desired: &mut DesiredDevice) {
+        self.writing = None;
+        let lost = self.own.name().to_owned();
+        loop {
+            let began = Instant::now();
+            let request = Request {
+                config: &self.viewer.config,
+                attributes: &self.attributes,
+                previous: None,
+            };
+            match acquire(&*self.source, &request).await {
+                Ok(lease) => {
+                    warn!(
+                        lost,
+                        lease = lease.record.name,
+                        "another lease was taken; restart the pods"
+                    );
+                    self.use_lease(lease, began, desired);
+                    return;
                 }
-                status.raise(Concern::Lease, problem);
+                Err(error) => {
+                    let problem = format!("The own lease {lost} was taken. {}", with_cause(&error));
+                    self.status.change(|status| status.raise(Concern::Lease, problem));
+                }
             }
-        });
+            sleep_until(began + PERIOD).await;
+        }
+    }
+
+    fn use_lease(&mut self, lease: AcquiredLease, began: Instant, desired: &mut DesiredDevice) {
+        let leaf = lease.leaf;
+        desired.address_v4 = leaf.v4.map(|net| net.network());
+        desired.address_v6 = leaf.v6.map(|net| net.network());
+        self.viewer.own = leaf;
+        let config = &self.viewer.config;
+        let contents = &mut self.subnet_file.1;
+        contents.v4 = config.network_v4().zip(leaf.v4);
+        contents.v6 = config.network_v6().zip(leaf.v6);
+        self.status.change(|status| status.set_lease(&leaf, self.viewer.identity));
+        let record = lease.record.clone();
+        self.own = own_lease(lease, &self.attributes, self.life, began.into_std());
+        let change = Update::Changes(vec![crate::source::Change::Put(record)]);
+        self.book.handle(change, began.into_std());
+        self.publisher.mark();
+        self.write_subnet_file();
+        self.keep_lease(Changed::Later);
     }
 
     fn publish(&mut self) {
         let view = self.viewer.view(&self.book, &mut self.slots);
         let epoch =
             self.publisher.publish(self.viewer.table_input(&view, self.publisher.next_epoch()));
+        let listed = self.listed;
         self.status.change(|status| {
             let known = status.rejected.clone();
             status.set_view(&view, epoch);
             for one in status.rejected.iter().filter(|one| !known.contains(one)) {
                 warn!(lease = one.name, reason = one.text, "lease rejected");
             }
-            status.clear(Concern::Start);
+            if listed {
+                status.clear(Concern::Start);
+            }
         });
+        self.saver.mark();
         debug!(epoch, peers = view.accepted.len(), rejected = view.rejected.len(), "leases sorted");
     }
 
-    fn compare_config(&self) {
-        let note = config_note(&self.own.directory, &self.viewer);
+    fn show_health(&self, health: &Health) {
+        self.status.change(|status| {
+            status.set_health(health);
+            match &health.problem {
+                Some(problem) => status.raise(Concern::LeaseSource, problem.clone()),
+                None if health.listings > 0 => status.clear(Concern::LeaseSource),
+                None => {}
+            }
+        });
+    }
+
+    fn compare_config(&self, config: Option<&[u8]>) {
+        let note = config_note(config, &self.viewer.config);
         self.status.change(|status| {
             if status.config_change != note
                 && let Some(note) = &note
@@ -195,14 +386,94 @@ impl<S: TableSink> Node<S> {
             status.config_change = note;
         });
     }
+
+    /// Only what the source has said is worth keeping.
+    fn save(&mut self) {
+        let away = !self.listed || self.status.has(Concern::LeaseSource);
+        let saved = (!away).then(|| {
+            Saved::new(
+                self.source.description(),
+                self.source.lifetime(),
+                self.saver.document.clone(),
+                self.own.name().to_owned(),
+                &self.book.records(),
+            )
+        });
+        self.saver.save(saved);
+    }
 }
 
-fn config_note(directory: &Directory, viewer: &Viewer) -> Option<String> {
-    match read_config(directory) {
-        Ok(Ok(config)) if config == viewer.config => None,
-        Ok(Ok(_)) => Some("The network config has changed. Restart weft to apply it".into()),
-        Ok(Err(error)) => Some(format!("A changed network config is not usable. {error}")),
-        Err(error) => Some(format!("The one in force stays. {}", with_cause(&error))),
+/// Writes what is known to disk, on a thread of its own.
+struct Saver {
+    directory: std::path::PathBuf,
+    /// The network config that is in force.
+    document: String,
+    due_at: Instant,
+    writing: Option<JoinHandle<()>>,
+}
+
+impl Saver {
+    fn new(directory: std::path::PathBuf, document: String) -> Self {
+        let due_at = Instant::now() + SAVE_PERIOD;
+        Self { directory, document, due_at, writing: None }
+    }
+
+    fn mark(&mut self) {
+        self.due_at = self.due_at.min(Instant::now() + SAVE_PAUSE);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Some(self.due_at)
+    }
+
+    fn save(&mut self, saved: Option<Saved>) {
+        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            self.due_at = Instant::now() + SAVE_PAUSE;
+            return;
+        }
+        self.due_at = Instant::now() + SAVE_PERIOD;
+        let Some(saved) = saved else { return };
+        let directory = self.directory.clone();
+        self.writing = Some(spawn_blocking(move || {
+            if let Err(error) = saved.write(&directory) {
+                warn!(%error, "the leases could not be saved; the next start needs the source");
+            }
+        }));
+    }
+}
+
+async fn written(writing: &mut Option<BoxFuture<'static, Tried>>) -> Tried {
+    match writing {
+        Some(writing) => writing.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn own_lease(
+    lease: AcquiredLease,
+    attributes: &Attributes,
+    life: Life,
+    began: std::time::Instant,
+) -> OwnLease {
+    let written = (lease.origin != Origin::Unconfirmed).then_some((lease.record.revision, began));
+    OwnLease::new(lease.record.name, attributes.clone(), life, written)
+}
+
+fn config_note(document: Option<&[u8]>, in_force: &NetworkConfig) -> Option<String> {
+    let Some(document) = document else {
+        return Some("The network config is gone from the store. The one in force stays".into());
+    };
+    match NetworkConfig::parse(document) {
+        Ok(config) if config == *in_force => None,
+        Ok(_) => Some("The network config has changed. Restart weft to apply it".into()),
+        Err(error) => Some(format!("A changed network config is not usable. {error}")),
     }
 }
 
@@ -211,13 +482,10 @@ fn config_note(directory: &Directory, viewer: &Viewer) -> Option<String> {
 pub(super) fn show_report(status: &StatusHandle, report: &Report) {
     let winners = report.foreign.iter().filter(|route| route.wins());
     let sentence = |route| format!("Somebody else routes our network ({route}). Delete that route");
-    let problems: Vec<String> =
-        report.failures.iter().cloned().chain(winners.map(sentence)).collect();
+    let routes: Vec<String> = winners.map(sentence).collect();
     status.change(|status| {
         status.foreign = report.foreign.iter().map(ToString::to_string).collect();
-        match problems.is_empty() {
-            true => status.clear(Concern::Device),
-            false => status.raise(Concern::Device, problems.join("; ")),
-        }
+        status.set(Concern::Device, &report.failures);
+        status.set(Concern::Routes, &routes);
     });
 }

@@ -15,7 +15,7 @@ const ABSENT_MAX: Duration = Duration::from_secs(ABSENT_SECONDS_MAX);
 /// One stored lease.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    value: Vec<u8>,
+    record: Record,
     /// What the value says. Read once, because all leases are sorted again at every change.
     pub(super) lease: Result<Lease, Rejection>,
     /// Grows with every lease first seen: who was there before whom.
@@ -41,13 +41,13 @@ impl Book {
                 let mut changed = false;
                 for change in changes {
                     changed |= match change {
-                        Change::Put(record) => self.put(record, now),
-                        Change::Deleted(name) => self.entries.remove(&name).is_some(),
+                        Change::Put(record) => self.put_newer(record, now),
+                        Change::Deleted { name, revision } => self.delete(&name, revision),
                     };
                 }
                 changed
             }
-            Update::Config => false,
+            Update::Config(_) => false,
         }
     }
 
@@ -61,11 +61,17 @@ impl Book {
         self.entries.len() != before
     }
 
-    /// The value stored under `name`, if it is known to be there now.
+    /// What is stored under `name`, if it is known to be there now.
     #[must_use]
-    pub fn present(&self, name: &str) -> Option<&[u8]> {
+    pub fn present(&self, name: &str) -> Option<&Record> {
         let entry = self.entries.get(name)?;
-        entry.absent_since.is_none().then_some(entry.value.as_slice())
+        entry.absent_since.is_none().then_some(&entry.record)
+    }
+
+    /// Everything that is known, also what is absent; who was there first before the others.
+    #[must_use]
+    pub fn records(&self) -> Vec<&Record> {
+        self.by_age().into_iter().map(|(_, entry)| &entry.record).collect()
     }
 
     /// All entries, who was there first before the others.
@@ -76,21 +82,36 @@ impl Book {
         entries
     }
 
-    fn put(&mut self, record: Record, now: Instant) -> bool {
-        let Record { name, value } = record;
-        if let Some(entry) = self.entries.get_mut(&name) {
-            entry.absent_since = None;
-            if entry.value == value {
-                return false;
-            }
-            entry.lease = Lease::read(&name, &value);
-            entry.value = value;
-            return true;
+    /// News may be older than what an own write has shown meanwhile.
+    fn put_newer(&mut self, record: Record, now: Instant) -> bool {
+        let known = self.entries.get(&record.name);
+        match known.is_some_and(|entry| entry.record.revision > record.revision) {
+            true => false,
+            false => self.put(record, now),
         }
-        let lease = Lease::read(&name, &value);
+    }
+
+    fn delete(&mut self, name: &str, revision: u64) -> bool {
+        let known = self.entries.get(name).map(|entry| entry.record.revision);
+        known.is_some_and(|known| known <= revision) && self.entries.remove(name).is_some()
+    }
+
+    /// Returns whether it says anything new; a mere renewal does not.
+    fn put(&mut self, record: Record, now: Instant) -> bool {
+        if let Some(entry) = self.entries.get_mut(&record.name) {
+            entry.absent_since = None;
+            let same = entry.record.value == record.value;
+            if !same {
+                entry.lease = Lease::read(&record.name, &record.value);
+            }
+            entry.record = record;
+            return !same;
+        }
+        let lease = Lease::read(&record.name, &record.value);
         let order = self.next_order;
         self.next_order += 1;
-        self.entries.insert(name, Entry { value, lease, order, since: now, absent_since: None });
+        let name = record.name.clone();
+        self.entries.insert(name, Entry { record, lease, order, since: now, absent_since: None });
         true
     }
 
@@ -136,11 +157,15 @@ mod tests {
     use super::*;
 
     fn record(name: &str, value: &str) -> Record {
-        Record { name: name.into(), value: value.into() }
+        Record::lasting(name, value)
     }
 
     fn names(book: &Book) -> Vec<&str> {
         book.by_age().into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn deleted(name: &str, revision: u64) -> Change {
+        Change::Deleted { name: name.into(), revision }
     }
 
     fn put(name: &str, value: &str) -> Update {
@@ -155,9 +180,9 @@ mod tests {
         assert!(book.handle(put("10.5.2.0-24", "b"), now), "changed attributes are seen");
         assert!(!book.handle(Update::Snapshot(vec![record("10.5.2.0-24", "b")]), now));
         assert!(book.handle(Update::Snapshot(vec![record("10.5.2.0-24", "c")]), now));
-        assert!(!book.handle(Update::Config, now));
-        assert!(book.handle(Update::Changes(vec![Change::Deleted("10.5.2.0-24".into())]), now));
-        assert!(!book.handle(Update::Changes(vec![Change::Deleted("10.5.2.0-24".into())]), now));
+        assert!(!book.handle(Update::Config(None), now));
+        assert!(book.handle(Update::Changes(vec![deleted("10.5.2.0-24", 0)]), now));
+        assert!(!book.handle(Update::Changes(vec![deleted("10.5.2.0-24", 0)]), now));
         assert!(names(&book).is_empty());
     }
 
@@ -181,7 +206,7 @@ mod tests {
         book.handle(put("10.5.2.0-24", "a"), start);
         book.handle(Update::Snapshot(vec![]), start);
         assert!(!book.handle(Update::Snapshot(vec![record("10.5.2.0-24", "a")]), start));
-        assert_eq!(book.present("10.5.2.0-24"), Some(b"a".as_slice()));
+        assert_eq!(book.present("10.5.2.0-24"), Some(&record("10.5.2.0-24", "a")));
         assert!(!book.handle_time(start + 2 * ABSENT_MAX));
     }
 
@@ -192,6 +217,21 @@ mod tests {
         let other = record("10.5.2.0-24&fd00::-64", "b");
         assert!(book.handle(Update::Snapshot(vec![other]), now));
         assert_eq!(names(&book), ["10.5.2.0-24&fd00::-64"]);
+    }
+
+    /// An own write is known before the changes that came before it are told.
+    #[test]
+    fn older_news_change_nothing() {
+        let (mut book, now) = (Book::default(), Instant::now());
+        let at = |revision, value| Record { revision, ..record("10.5.2.0-24", value) };
+        let mut change = |change| book.handle(Update::Changes(vec![change]), now);
+        assert!(change(Change::Put(at(7, "new"))));
+        assert!(!change(Change::Put(at(5, "old"))));
+        assert!(!change(deleted("10.5.2.0-24", 6)));
+        assert!(!change(Change::Put(at(8, "new"))), "a renewal");
+        assert_eq!(book.present("10.5.2.0-24"), Some(&at(8, "new")));
+        assert!(book.handle(Update::Snapshot(vec![at(3, "restored")]), now), "history began anew");
+        assert!(book.handle(Update::Changes(vec![deleted("10.5.2.0-24", 4)]), now));
     }
 
     #[test]

@@ -1,20 +1,30 @@
 //! Taking a lease: which subnet, and how it is made ours.
 //!
 //! Order: our own lease if there is one, then the subnet that this host had before, then any free
-//! one. Everything from listing to writing happens under the directory's lock; a claim is lost only
-//! to programs that do not use it, and then tried again.
+//! one. Every write is refused by the source if somebody was faster, and then everything is looked at
+//! again.
+
+use std::time::Duration;
 
 use rand::{Rng, RngExt};
+use tokio::time::sleep;
+use tracing::{debug, info};
 
-use super::Record;
-use super::directory::{Changed, Claim, Directory, DirectoryError};
+use super::{Record, Source, SourceError};
 use crate::config::{NetworkConfig, SubnetRange};
 use crate::lease::{Attributes, Leaf, Lease};
 
 use ipnet::IpNet;
 
-/// A claim is lost only to a foreign program's claim of the same subnet in the same moment.
-const TRIES_MAX: usize = 100;
+/// Each lost claim is a claim won by somebody else, so this bounds how many nodes may start at once on
+/// a network that has hardly more subnets.
+const TRIES_MAX: u32 = 1000;
+
+/// The longest pause after the first lost claim; it grows by itself with each one.
+const RACE_PAUSE_MAX: Duration = Duration::from_millis(5);
+
+/// The pause does not grow beyond so many times the first.
+const RACE_GROWTH_MAX: u32 = 20;
 
 /// What a node asks for.
 #[derive(Clone, Debug)]
@@ -36,6 +46,8 @@ pub enum Origin {
     Previous,
     /// A free one.
     New,
+    /// The source could not be asked; it was ours when it was seen last.
+    Unconfirmed,
 }
 
 /// A lease that is ours now.
@@ -43,8 +55,9 @@ pub enum Origin {
 pub struct Acquired {
     /// Its subnets.
     pub leaf: Leaf,
-    /// Its name in the source. Mostly that of `leaf`; a foreign program may have written another.
-    pub name: String,
+    /// As it is in the source. Its name mostly is that of `leaf`; a foreign program may have written
+    /// another.
+    pub record: Record,
     /// How it came to be ours.
     pub origin: Origin,
 }
@@ -52,9 +65,9 @@ pub struct Acquired {
 /// Why there is no lease.
 #[derive(Debug, thiserror::Error)]
 pub enum AcquireError {
-    /// The directory cannot be used.
+    /// The source cannot be used.
     #[error("Could not take a lease")]
-    Directory(#[from] DirectoryError),
+    Source(#[from] SourceError),
     /// No subnet is left.
     #[error(
         "Out of subnets: no free /{length} is left from {first} to {last}. Remove leases of nodes \
@@ -69,47 +82,39 @@ pub enum AcquireError {
         last: std::net::IpAddr,
     },
     /// Every claim was lost.
-    #[error("{TRIES_MAX} claims were lost to others. Is another program filling the directory?")]
+    #[error("{TRIES_MAX} claims were lost to others. Is another program filling the store?")]
     AlwaysLost,
 }
 
-/// Takes a lease. Blocks for a few file operations.
+/// Takes a lease. Lost races are run again, after pauses that grow a little and differ between nodes.
 ///
 /// # Errors
-/// If there is no free subnet, or the directory cannot be used.
-pub fn acquire(
-    directory: &Directory,
-    request: &Request<'_>,
-    rng: &mut impl Rng,
-) -> Result<Acquired, AcquireError> {
+/// If there is no free subnet, or the source cannot be used.
+pub async fn acquire(source: &dyn Source, request: &Request<'_>) -> Result<Acquired, AcquireError> {
     let value = request.attributes.to_json();
-    for _ in 0..TRIES_MAX {
-        let lock = directory.lock()?;
-        let choice = choose(&directory.list()?, request, rng)?;
-        for name in &choice.remove {
-            directory.remove(&lock, name, |value| request.owns(value))?;
+    for tries in 0..TRIES_MAX {
+        let choice = choose(&source.list().await?, request, &mut rand::rng())?;
+        for record in &choice.remove {
+            info!(lease = record.name, "an own lease that the config no longer allows is deleted");
+            source.remove(record).await?;
         }
-        let done = match choice.origin {
-            Origin::Own => {
-                let ours = |value: &[u8]| request.owns(value);
-                directory.update(&lock, &choice.name, &value, ours)? == Changed::Done
-            }
-            _ => directory.claim(&choice.name, &value)? == Claim::Won,
+        let written = match &choice.seen {
+            Some(seen) => source.replace(seen, &value).await?,
+            None => source.create(&choice.leaf.to_string(), &value).await?,
         };
-        if done {
-            return Ok(Acquired { leaf: choice.leaf, name: choice.name, origin: choice.origin });
+        if let Some(record) = written {
+            return Ok(Acquired { leaf: choice.leaf, record, origin: choice.origin });
         }
+        debug!(lease = %choice.leaf, "another node was faster");
+        let most = RACE_PAUSE_MAX * (tries + 1).min(RACE_GROWTH_MAX);
+        sleep(most.mul_f64(rand::rng().random())).await;
     }
     Err(AcquireError::AlwaysLost)
 }
 
 impl Request<'_> {
-    fn owns(&self, value: &[u8]) -> bool {
-        is_owned(self.attributes, value)
-    }
-
     /// Whether the config in force would hand out these subnets.
-    fn is_compatible(&self, leaf: &Leaf) -> bool {
+    pub(crate) fn is_compatible(&self, leaf: &Leaf) -> bool {
         let fits = |range: &Option<SubnetRange>, net: Option<IpNet>| match (range, net) {
             (Some(range), Some(net)) => range.allows(net),
             (None, None) => true,
@@ -139,11 +144,11 @@ fn belongs(own: &Attributes, stored: &Attributes) -> bool {
 
 struct Choice {
     leaf: Leaf,
-    /// The name in the source, which need not be the canonical one if a foreign program wrote it.
-    name: String,
+    /// The lease of ours that is to be kept, if there is one.
+    seen: Option<Record>,
     origin: Origin,
     /// Leases of ours that the config no longer allows.
-    remove: Vec<String>,
+    remove: Vec<Record>,
 }
 
 fn choose(
@@ -151,23 +156,24 @@ fn choose(
     request: &Request<'_>,
     rng: &mut impl Rng,
 ) -> Result<Choice, AcquireError> {
-    let read = |record: &Record| Some((record.name.clone(), read_lease(record)?));
-    let leases: Vec<(String, Lease)> = records.iter().filter_map(read).collect();
+    let read = |record| Some((record, read_lease(record)?));
+    let leases: Vec<(&Record, Lease)> = records.iter().filter_map(read).collect();
     let (mut own, others): (Vec<_>, Vec<_>) =
         leases.into_iter().partition(|(_, lease)| belongs(request.attributes, &lease.attributes));
     // A lease with our identity is surer than one that merely has our address.
     own.sort_by_key(|(_, lease)| lease.attributes.identity().is_none());
     let (mut keep, remove): (Vec<_>, Vec<_>) =
         own.into_iter().partition(|(_, lease)| request.is_compatible(&lease.leaf));
-    let remove: Vec<String> = remove.into_iter().map(|(name, _)| name).collect();
+    let remove: Vec<Record> = remove.into_iter().map(|(record, _)| record.clone()).collect();
     if !keep.is_empty() {
-        let (name, lease) = keep.swap_remove(0);
-        return Ok(Choice { leaf: lease.leaf, name, origin: Origin::Own, remove });
+        let (record, lease) = keep.swap_remove(0);
+        let seen = Some(record.clone());
+        return Ok(Choice { leaf: lease.leaf, seen, origin: Origin::Own, remove });
     }
     // Names of unreadable leases are taken all the same: somebody may be using them.
     let taken: Vec<Leaf> = records
         .iter()
-        .filter(|record| !remove.contains(&record.name))
+        .filter(|record| !remove.contains(record))
         .filter_map(|record| record.name.parse().ok())
         .chain(others.into_iter().map(|(_, lease)| lease.leaf))
         .collect();
@@ -177,7 +183,7 @@ fn choose(
         Some(leaf) => (leaf, Origin::Previous),
         None => (any_free(request.config, &taken, rng)?, Origin::New),
     };
-    Ok(Choice { leaf, name: leaf.to_string(), origin, remove })
+    Ok(Choice { leaf, seen: None, origin, remove })
 }
 
 fn read_lease(record: &Record) -> Option<Lease> {

@@ -10,6 +10,7 @@
 //! at the owner again before they replace the file. Nothing here expires. Names that begin with a
 //! dot are not leases; temporary files use that.
 
+mod answers;
 mod watch;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -24,8 +25,6 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use tracing::warn;
 
 use super::Record;
-
-pub use watch::Watch;
 
 /// A lock is held for a few file operations. On a network file system these may be slow; beyond
 /// this somebody else holds it for another reason.
@@ -110,13 +109,17 @@ impl Directory {
         self.subnets().join(name)
     }
 
-    /// The network config as stored.
+    /// The network config as stored, or `None` if the directory has none.
     ///
     /// # Errors
-    /// If it is missing or cannot be read.
-    pub fn config(&self) -> Result<Vec<u8>, DirectoryError> {
+    /// If it cannot be read, or the directory itself is missing.
+    pub fn config(&self) -> Result<Option<Vec<u8>>, DirectoryError> {
         let path = self.path.join("config");
-        read_bounded(&path).map_err(failed("read the network config", &path))
+        match read_bounded(&path) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.path.is_dir() => Ok(None),
+            Err(error) => Err(failed("read the network config", &path)(error)),
+        }
     }
 
     /// All leases, oldest write first. A missing `subnets` directory holds none.
@@ -146,7 +149,7 @@ impl Directory {
                 // without a value would be, and nobody takes its subnet.
                 Err(error) => {
                     warn!(%error, "a lease cannot be read");
-                    found.push((modified, Record { name, value: Vec::new() }));
+                    found.push((modified, Record::lasting(name, [])));
                 }
             }
         }
@@ -161,7 +164,7 @@ impl Directory {
     pub fn read(&self, name: &str) -> Result<Option<Record>, DirectoryError> {
         let path = self.file(name);
         match read_bounded(&path) {
-            Ok(value) => Ok(Some(Record { name: name.to_owned(), value })),
+            Ok(value) => Ok(Some(Record::lasting(name, value))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             // A directory or a pipe among the leases is nobody's lease.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),

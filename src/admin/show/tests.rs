@@ -11,6 +11,7 @@ fn full() -> Status {
         ready: true,
         problems: vec![],
         source: "directory /leases".into(),
+        datastore: Datastore { connected: true, ..Datastore::default() },
         network: Some(Network {
             ipv4: Some("10.244.0.0/16".into()),
             ipv6: Some("fd00::/48".into()),
@@ -27,6 +28,7 @@ fn full() -> Status {
             subnet: Some("10.244.1.0/24".into()),
             ipv6_subnet: None,
             id: "2a".into(),
+            expires_in_seconds: Some(82_800),
         }),
         device: Some(Device { name: "flannel0".into(), mtu: 1472 }),
         stalled: Some(Stalled { phase: "outbound".into(), milliseconds: 1200 }),
@@ -62,12 +64,14 @@ version           1.2.3
 process           42, up 1 d 01:01:01
 ready             yes
 source            directory /leases
+  connected       yes
 network           10.244.0.0/16, fd00::/48
 backend           udp, port 8285
 interface         u1, MTU 1500
 addresses         10.168.0.2
 public addresses  198.51.100.2
 subnet            10.244.1.0/24
+  runs out in     23:00:00
 identity          2a
 device            flannel0, MTU 1472
 stalled           in outbound, for 1200 ms
@@ -94,7 +98,7 @@ fn a_waiting_daemon_says_why() {
         ..Status::default()
     });
     assert!(
-        text.contains("ready      no\n  problem  no network config\n  problem  another\n"),
+        text.contains("ready        no\n  problem    no network config\n  problem    another\n"),
         "{text}"
     );
 }

@@ -16,6 +16,11 @@ impl Probed for Fixed {
         self.0.load(Ordering::Acquire)
     }
 
+    fn checks(&self) -> Vec<Check> {
+        let problem = (!self.is_ready()).then(|| "it does not answer".to_owned());
+        vec![Check { name: "datastore", problem }, Check { name: "device", problem: None }]
+    }
+
     fn metrics(&self) -> (String, &'static str) {
         ("numbers 1\n".to_owned(), "text/numbers")
     }
@@ -67,7 +72,7 @@ async fn readiness_follows_the_flag() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.ends_with("\r\n\r\nflanneld is not ready yet"), "{answer}");
     served.ready.store(true, Ordering::Release);
-    let answer = request(served.address, "GET", "/readyz?verbose").await;
+    let answer = request(served.address, "GET", "/readyz?other").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.ends_with("\r\n\r\nflanneld is ready"), "{answer}");
     served.ready.store(false, Ordering::Release);
@@ -81,6 +86,23 @@ async fn metrics_have_their_own_type() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.contains("content-type: text/numbers\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\nnumbers 1\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn readiness_in_words_names_each_part() {
+    let served = serve().await;
+    for path in ["/readyz?verbose", "/readyz?a=b&verbose=1"] {
+        let answer = request(served.address, "GET", path).await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        let lines =
+            "[-]datastore failed: it does not answer\n[+]device ok\nflanneld is not ready yet";
+        assert!(answer.ends_with(&format!("\r\n\r\n{lines}")), "{answer}");
+    }
+    served.ready.store(true, Ordering::Release);
+    let answer = request(served.address, "GET", "/readyz?verbose").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let lines = "[+]datastore ok\n[+]device ok\nflanneld is ready";
+    assert!(answer.ends_with(&format!("\r\n\r\n{lines}")), "{answer}");
 }
 
 #[tokio::test]

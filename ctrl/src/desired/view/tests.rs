@@ -27,12 +27,15 @@ impl World {
     }
 
     fn put(&mut self, name: &str, value: &str) {
-        let record = Record { name: name.into(), value: value.into() };
+        let record = Record::lasting(name, value);
         self.book.handle(Update::Changes(vec![Change::Put(record)]), Instant::now());
     }
 
     fn delete(&mut self, name: &str) {
-        self.book.handle(Update::Changes(vec![Change::Deleted(name.into())]), Instant::now());
+        self.book.handle(
+            Update::Changes(vec![Change::Deleted { name: name.into(), revision: 0 }]),
+            Instant::now(),
+        );
     }
 
     fn view(&mut self) -> View {

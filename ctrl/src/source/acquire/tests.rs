@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use super::*;
 use crate::identity::Identity;
 use crate::lease::Weft;
+use crate::source::directory::Directory;
 
 fn config(text: &str) -> NetworkConfig {
     NetworkConfig::parse(text.as_bytes()).unwrap()
@@ -68,10 +69,10 @@ impl World {
     /// Name and origin, after checking that exactly our value is stored there.
     fn got(&self, attributes: &Attributes, previous: Option<&str>) -> (String, Origin) {
         let got = self.acquire(attributes, previous).unwrap();
-        assert_eq!(got.name, got.leaf.to_string());
-        let stored = fs::read(self.root.path().join("subnets").join(&got.name)).unwrap();
+        assert_eq!(got.record.name, got.leaf.to_string());
+        let stored = fs::read(self.root.path().join("subnets").join(&got.record.name)).unwrap();
         assert_eq!(stored, attributes.to_json());
-        (got.name, got.origin)
+        (got.record.name, got.origin)
     }
 
     fn names(&self) -> Vec<String> {
@@ -90,7 +91,8 @@ fn acquire_in(
 ) -> Result<Acquired, AcquireError> {
     let previous = previous.map(|name| name.parse().unwrap());
     let request = Request { config, attributes, previous };
-    acquire(&Directory::new(root), &request, &mut StdRng::seed_from_u64(7))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(acquire(&Directory::new(root), &request))
 }
 
 #[test]
@@ -225,13 +227,12 @@ fn racing_nodes_get_different_subnets_until_none_is_left() {
     let world = World::new(config(r#"{"Network":"10.5.0.0/24","SubnetLen":28}"#), &[]);
     let (root, config) = (world.root.path(), &world.config);
     let names: Vec<_> = thread::scope(|scope| {
-        // All begin with the same random numbers, so that they want the same subnets.
         let threads: Vec<_> = (1..=20)
             .map(|number| scope.spawn(move || acquire_in(root, config, &node(number), None)))
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let won: BTreeSet<_> = names.iter().flatten().map(|got| got.name.clone()).collect();
+    let won: BTreeSet<_> = names.iter().flatten().map(|got| got.record.name.clone()).collect();
     assert_eq!(won.len(), 15, "sixteen subnets but the first");
     let lost = names.iter().filter(|got| matches!(got, Err(AcquireError::OutOfSubnets { .. })));
     assert_eq!(lost.count(), 5);
@@ -241,6 +242,6 @@ fn racing_nodes_get_different_subnets_until_none_is_left() {
 #[test]
 fn a_missing_directory_is_an_error_with_a_remedy() {
     let error = acquire_in(Path::new("/nonexistent-weft"), &v4(), &node(1), None).unwrap_err();
-    let AcquireError::Directory(error) = error else { panic!("{error}") };
+    let AcquireError::Source(error) = error else { panic!("{error}") };
     assert!(error.to_string().contains("--lease-dir"), "{error}");
 }

@@ -6,7 +6,7 @@ use rustix::fs::{FileType, Mode};
 use tokio::time::timeout;
 
 use super::*;
-use crate::source::{Change, Update};
+use crate::source::{Change, Source, Update, Watch};
 
 fn directory() -> (tempfile::TempDir, Directory) {
     let root = tempfile::tempdir().unwrap();
@@ -108,19 +108,29 @@ fn a_directory_that_is_not_there_is_not_an_empty_one() {
 const SOON: Duration = Duration::from_secs(3);
 
 async fn next(watch: &mut Watch) -> Update {
-    timeout(SOON, watch.next()).await.expect("an update within the time that inotify needs")
+    loop {
+        let update = timeout(SOON, watch.next()).await;
+        match update.expect("an update within the time that inotify needs") {
+            Update::Config(None) => {}
+            update => return update,
+        }
+    }
+}
+
+fn deleted(name: &str) -> Change {
+    Change::Deleted { name: name.into(), revision: 0 }
 }
 
 fn put(name: &str, value: &str) -> Update {
-    Update::Changes(vec![Change::Put(Record { name: name.into(), value: value.into() })])
+    Update::Changes(vec![Change::Put(Record::lasting(name, value))])
 }
 
 #[tokio::test]
 async fn changes_are_seen_at_once() {
     let (root, directory) = directory();
     directory.claim("a", b"1").unwrap();
-    let mut watch = Watch::new(directory.clone());
-    let record = |name: &str, value: &str| Record { name: name.into(), value: value.into() };
+    let mut watch = directory.watch();
+    let record = |name: &str, value: &str| Record::lasting(name, value);
     assert_eq!(next(&mut watch).await, Update::Snapshot(vec![record("a", "1")]));
     directory.claim("b", b"1").unwrap();
     assert_eq!(next(&mut watch).await, put("b", "1"));
@@ -130,26 +140,29 @@ async fn changes_are_seen_at_once() {
     fs::write(subnets.join("c"), "by hand").unwrap();
     assert_eq!(next(&mut watch).await, put("c", "by hand"));
     fs::remove_file(subnets.join("b")).unwrap();
-    assert_eq!(next(&mut watch).await, Update::Changes(vec![Change::Deleted("b".into())]));
+    assert_eq!(next(&mut watch).await, Update::Changes(vec![deleted("b")]));
     fs::rename(subnets.join("c"), subnets.join("d")).unwrap();
     let Update::Changes(changes) = next(&mut watch).await else { panic!("not changes") };
-    assert_eq!(changes, [Change::Deleted("c".into()), Change::Put(record("d", "by hand")),]);
+    assert_eq!(changes, [deleted("c"), Change::Put(record("d", "by hand")),]);
     fs::write(root.path().join("config"), "{}").unwrap();
-    assert_eq!(next(&mut watch).await, Update::Config);
+    assert_eq!(next(&mut watch).await, Update::Config(Some(b"{}".to_vec())));
 }
 
 #[tokio::test]
 async fn a_dropped_wait_forgets_nothing() {
     let (_root, directory) = directory();
     directory.claim("a", b"1").unwrap();
-    let mut watch = Watch::new(directory.clone());
+    let mut watch = directory.watch();
     next(&mut watch).await;
     directory.claim("b", b"1").unwrap();
     let mut told = Vec::new();
     for _ in 0..2000 {
-        if let Ok(update) = timeout(Duration::from_micros(100), watch.next()).await {
-            told.push(update);
-            break;
+        match timeout(Duration::from_micros(100), watch.next()).await {
+            Ok(Update::Config(None)) | Err(_) => {}
+            Ok(update) => {
+                told.push(update);
+                break;
+            }
         }
     }
     if told.is_empty() {
@@ -162,7 +175,7 @@ async fn a_dropped_wait_forgets_nothing() {
 async fn a_replaced_directory_is_listed_and_watched_again() {
     let (root, directory) = directory();
     directory.claim("a", b"1").unwrap();
-    let mut watch = Watch::new(directory.clone());
+    let mut watch = directory.watch();
     next(&mut watch).await;
     fs::rename(root.path().join("subnets"), root.path().join("old")).unwrap();
     directory.claim("b", b"1").unwrap();
@@ -178,11 +191,11 @@ async fn a_replaced_directory_is_listed_and_watched_again() {
                     .into_iter()
                     .map(|change| match change {
                         Change::Put(record) => record.name,
-                        Change::Deleted(name) => name,
+                        Change::Deleted { name, .. } => name,
                     })
                     .collect();
             }
-            Update::Config => {}
+            Update::Config(_) => {}
         }
     }
     directory.claim("c", b"1").unwrap();
@@ -193,10 +206,12 @@ async fn a_replaced_directory_is_listed_and_watched_again() {
 async fn everything_is_listed_now_and_then() {
     let (_root, directory) = directory();
     directory.claim("a", b"1").unwrap();
-    let mut watch = Watch::new(directory.clone());
+    let mut watch = directory.watch();
     let start = tokio::time::Instant::now();
-    assert!(matches!(watch.next().await, Update::Snapshot(_)));
-    assert!(matches!(watch.next().await, Update::Snapshot(_)));
+    let mut listings = 0;
+    while listings < 2 {
+        listings += usize::from(matches!(watch.next().await, Update::Snapshot(_)));
+    }
     assert!(start.elapsed() >= Duration::from_secs(10));
 }
 
@@ -204,12 +219,38 @@ async fn everything_is_listed_now_and_then() {
 async fn an_unreadable_directory_is_a_problem_until_it_is_back() {
     let root = tempfile::tempdir().unwrap();
     let directory = Directory::new(root.path().join("later"));
-    let mut watch = Watch::new(directory.clone());
+    let mut watch = directory.watch();
+    let mut health = watch.health();
     assert!(timeout(Duration::from_secs(25), watch.next()).await.is_err());
-    assert!(watch.problem().unwrap().contains("later"));
+    let problem = health.borrow_and_update().problem.clone().unwrap();
+    assert!(problem.contains("later"), "{problem}");
     directory.claim("a", b"1").unwrap();
     assert!(matches!(watch.next().await, Update::Snapshot(records) if records.len() == 1));
-    assert_eq!(watch.problem(), None);
+    assert_eq!(watch.next().await, Update::Config(None));
+    while health.borrow_and_update().problem.is_some() {
+        health.changed().await.unwrap();
+    }
+}
+
+/// A lock that stays taken stands for any file operation that hangs.
+#[tokio::test]
+async fn a_hanging_operation_holds_up_nobody() {
+    let (_root, directory) = directory();
+    let _lock = directory.lock().unwrap();
+    let seen = Record::lasting("a", "1");
+    let mut hanging = std::pin::pin!(directory.replace(&seen, b"2"));
+    let mut ticks = 0;
+    let mut clock = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        tokio::select! {
+            answer = &mut hanging => {
+                assert!(matches!(answer, Err(crate::source::SourceError::Directory(_))));
+                break;
+            }
+            _ = clock.tick() => ticks += 1,
+        }
+    }
+    assert!(ticks > 20, "the loop stood still: {ticks}");
 }
 
 /// A link that leads back to itself once hid every other lease: the listing failed as a whole.

@@ -11,11 +11,13 @@ use std::time::Duration;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, warn};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::debug;
 
 use super::{Directory, DirectoryError, lease_name};
-use crate::source::{Change, Update};
+use crate::source::watch::Reporter;
+use crate::source::{Change, SourceError, Update};
 
 /// How often everything is listed again.
 const LIST_PERIOD: Duration = Duration::from_secs(10);
@@ -26,18 +28,19 @@ const EVENT_BYTES: usize = 4096;
 /// Several system calls make one change (create, write, close, rename); a pause joins them.
 const SETTLE: Duration = Duration::from_millis(2);
 
+/// A listing that takes longer than this is told as a problem; it is waited for all the same, since the
+/// next one would hang as well.
+const LIST_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Watches one directory.
-///
-/// The future of [`Watch::next`] may be dropped without losing anything: what was seen and not told
-/// yet stays in here.
 #[derive(Debug)]
-pub struct Watch {
+pub(super) struct Watcher {
     directory: Directory,
     armed: Option<Armed>,
     /// When to list even if nothing happens.
     list_at: Instant,
     pending: Pending,
-    problem: Option<String>,
+    config: Option<Option<Vec<u8>>>,
 }
 
 /// What was seen and not told.
@@ -54,87 +57,104 @@ struct Armed {
     subnets: WatchDescriptor,
 }
 
-impl Watch {
-    /// Begins to watch; the first update is a snapshot. Must be used within a tokio runtime.
-    #[must_use]
-    pub fn new(directory: Directory) -> Self {
+impl Watcher {
+    pub(super) fn new(directory: Directory) -> Self {
         Self {
             directory,
             armed: None,
             list_at: Instant::now(),
             pending: Pending::default(),
-            problem: None,
+            config: None,
         }
     }
 
-    /// The next update. Failures are logged once and tried again with the next listing, because
-    /// there is nothing better to do with them than to go on with what is known.
-    pub async fn next(&mut self) -> Update {
+    /// Watches for ever. Failures are tried again with the next listing, because there is nothing
+    /// better to do with them than to go on with what is known.
+    pub(super) async fn run(mut self, mut reporter: Reporter) {
         loop {
-            if std::mem::take(&mut self.pending.config) {
-                return Update::Config;
-            }
-            let update = if self.pending.list || Instant::now() >= self.list_at {
-                self.list()
+            let outcome = if self.pending.list || Instant::now() >= self.list_at {
+                self.list(&mut reporter).await
             } else {
-                self.changes()
+                self.tell_changes(&mut reporter).await
             };
-            match update {
-                Some(update) => return update,
-                None => self.wait().await,
+            if let Err(error) = outcome {
+                reporter.fail(error.sentence());
             }
+            self.wait().await;
         }
-    }
-
-    /// Why the last listing failed, if it did.
-    #[must_use]
-    pub fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
     }
 
     /// Watch first, then list, so that nothing is missed in between.
-    fn list(&mut self) -> Option<Update> {
+    async fn list(&mut self, reporter: &mut Reporter) -> Result<(), SourceError> {
         self.list_at = Instant::now() + LIST_PERIOD;
-        self.pending.list = false;
+        self.pending = Pending::default();
         if self.armed.is_none() {
-            match Armed::new(&self.directory) {
+            reporter.restart();
+            let directory = self.directory.clone();
+            let armed = spawn_blocking(move || Armed::begin(&directory)).await;
+            match armed.expect("arming does not panic").and_then(Armed::new) {
                 Ok(armed) => self.armed = Some(armed),
                 Err(error) => debug!(%error, "cannot watch the lease directory; listing only"),
             }
         }
-        match self.directory.list() {
-            Ok(records) => {
-                self.problem = None;
-                Some(Update::Snapshot(records))
-            }
-            Err(error) => {
-                self.warn(&error);
-                None
-            }
-        }
+        let records = self.patiently(reporter, |directory| directory.list()).await?;
+        reporter.send(Update::Snapshot(records)).await;
+        self.tell_config(reporter).await?;
+        reporter.succeed(None);
+        Ok(())
     }
 
     /// Reads what was named. A file that was made and not filled yet is left for its next event.
-    fn changes(&mut self) -> Option<Update> {
+    async fn tell_changes(&mut self, reporter: &mut Reporter) -> Result<(), SourceError> {
         let mut changes = Vec::new();
+        let mut outcome = Ok(());
         for name in std::mem::take(&mut self.pending.names) {
-            match self.directory.read(&name) {
+            let wanted = name.clone();
+            match self.patiently(reporter, move |directory| directory.read(&wanted)).await {
                 Ok(Some(record)) if record.value.is_empty() => {}
                 Ok(Some(record)) => changes.push(Change::Put(record)),
-                Ok(None) => changes.push(Change::Deleted(name)),
-                Err(error) => self.warn(&error),
+                Ok(None) => changes.push(Change::Deleted { name, revision: 0 }),
+                Err(error) => outcome = Err(error),
             }
         }
-        (!changes.is_empty()).then_some(Update::Changes(changes))
+        if !changes.is_empty() {
+            reporter.send(Update::Changes(changes)).await;
+        }
+        if std::mem::take(&mut self.pending.config) {
+            self.tell_config(reporter).await?;
+        }
+        outcome
     }
 
-    fn warn(&mut self, error: &DirectoryError) {
-        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        let problem = format!("{error} ({cause})");
-        if self.problem.as_ref() != Some(&problem) {
-            warn!(problem, "the leases cannot be read; the known ones stay in force");
-            self.problem = Some(problem);
+    /// Only a config that is another one than the last is told.
+    async fn tell_config(&mut self, reporter: &mut Reporter) -> Result<(), SourceError> {
+        let config = self.patiently(reporter, Directory::config).await?;
+        if self.config.as_ref() != Some(&config) {
+            reporter.send(Update::Config(config.clone())).await;
+            self.config = Some(config);
         }
+        Ok(())
+    }
+
+    async fn patiently<T: Send + 'static>(
+        &self,
+        reporter: &mut Reporter,
+        question: impl FnOnce(&Directory) -> Result<T, DirectoryError> + Send + 'static,
+    ) -> Result<T, SourceError> {
+        let directory = self.directory.clone();
+        let mut thread = spawn_blocking(move || question(&directory));
+        let answer = match timeout(LIST_PATIENCE, &mut thread).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let path = self.directory.path().display();
+                reporter.fail(format!(
+                    "Reading {path} takes more than {} s. Is its file system hanging?",
+                    LIST_PATIENCE.as_secs()
+                ));
+                thread.await
+            }
+        };
+        Ok(answer.expect("file operations do not panic")?)
     }
 
     /// Waits for an event or the next listing, and takes the events in.
@@ -158,7 +178,8 @@ impl Watch {
 }
 
 impl Armed {
-    fn new(directory: &Directory) -> io::Result<Self> {
+    /// The part that touches the directory.
+    fn begin(directory: &Directory) -> io::Result<(Inotify, WatchDescriptor)> {
         let inotify = Inotify::init()?;
         // CREATE is all that link(2) tells.
         let mask = WatchMask::CLOSE_WRITE
@@ -172,6 +193,10 @@ impl Armed {
         let add = |path: &Path| inotify.watches().add(path, mask);
         add(directory.path())?;
         let subnets = add(&directory.subnets())?;
+        Ok((inotify, subnets))
+    }
+
+    fn new((inotify, subnets): (Inotify, WatchDescriptor)) -> io::Result<Self> {
         #[expect(
             deprecated,
             reason = "its replacement is unsafe because a type may lie about its descriptor; \
