@@ -266,7 +266,8 @@ impl<S: TableSink> Node<S> {
 
     fn show_lease(&mut self, state: State) {
         self.is_unconfirmed &= state != State::Ours;
-        let expires_at = self.own.expires_at();
+        let stored = self.book.present(self.own.name());
+        let expires_at = self.own.expires_at().filter(|_| stored.is_none_or(|one| one.expires));
         self.status.change(|status| {
             status.set_expiry(expires_at);
             status.clear(Concern::Renewal);

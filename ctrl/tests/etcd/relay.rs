@@ -12,6 +12,8 @@ pub(crate) enum Wire {
     Whole,
     /// Packets vanish: nothing is told to either side.
     Swallows,
+    /// Only what the server says vanishes.
+    SwallowsAnswers,
     /// Connections are closed, old ones and new ones.
     Refuses,
 }
@@ -37,8 +39,8 @@ impl Relay {
                     let (near_read, near_write) = near.into_split();
                     let (far_read, far_write) = far.into_split();
                     tokio::join!(
-                        carry(near_read, far_write, seen.clone()),
-                        carry(far_read, near_write, seen)
+                        carry(near_read, far_write, seen.clone(), &[Wire::Swallows]),
+                        carry(far_read, near_write, seen, &[Wire::Swallows, Wire::SwallowsAnswers])
                     );
                 });
             }
@@ -59,6 +61,7 @@ async fn carry(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     mut wire: watch::Receiver<Wire>,
+    deadly: &[Wire],
 ) {
     let mut buffer = vec![0; 65_536];
     // What was swallowed once is missing in the stream, so it stays dead.
@@ -66,7 +69,7 @@ async fn carry(
     loop {
         tokio::select! {
             changed = wire.changed() => {
-                dead |= *wire.borrow() == Wire::Swallows;
+                dead |= deadly.contains(&wire.borrow());
                 if changed.is_err() || *wire.borrow() == Wire::Refuses {
                     return;
                 }

@@ -141,6 +141,7 @@ conformance! {
     a_lease_by_hand_is_found_by_its_address_and_stays_a_reservation
     what_the_config_no_longer_allows_is_given_back
     nobody_gets_what_somebody_has
+    ipv6_alone_has_a_name_without_ipv4
     only_what_was_seen_is_replaced_or_removed
     racing_nodes_get_different_subnets_until_none_is_left
     a_watch_tells_everything_and_then_each_change
@@ -206,6 +207,23 @@ async fn nobody_gets_what_somebody_has(world: &World) {
     assert_eq!(got.origin, Origin::New);
     assert_eq!(got.record.name, got.leaf.to_string());
     assert!(got.record.name.contains("-24&fd00:"), "{}", got.record.name);
+}
+
+/// flanneld cannot do this with etcd.
+async fn ipv6_alone_has_a_name_without_ipv4(world: &World) {
+    let config = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48"}"#;
+    let v6 = |number: u16| Attributes {
+        public_ip: [0, 0, 0, 0].into(),
+        public_ipv6: Some([0x2001, 0xdb8, 0, 0, 0, 0, 0, number].into()),
+        ..node(u8::try_from(number).unwrap())
+    };
+    let first = world.acquire(config, &v6(1), None).await;
+    assert!(first.record.name.starts_with("0.0.0.0-0&fd00:"), "{}", first.record.name);
+    let stored = String::from_utf8(first.record.value.clone()).unwrap();
+    assert!(stored.starts_with(r#"{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::1""#), "{stored}");
+    let second = world.acquire(config, &v6(2), None).await;
+    assert_ne!(first.leaf, second.leaf);
+    assert_eq!(world.acquire(config, &v6(1), None).await.origin, Origin::Own);
 }
 
 async fn only_what_was_seen_is_replaced_or_removed(world: &World) {

@@ -336,6 +336,44 @@ async fn an_unreachable_endpoint_is_passed_over() {
     assert!(sentence.contains(&nobody.to_string()) && sentence.contains("refused"), "{sentence}");
 }
 
+/// The request arrives, its answer does not. The second try finds what the first has written; giving
+/// the unused etcd lease back would take the key away.
+#[tokio::test]
+async fn a_write_whose_answer_is_lost_was_made() {
+    needs_etcd!();
+    let server = EtcdServer::start();
+    put(&server, "10.5.1.0-24", "reserved");
+    let relay = Relay::to(server.port()).await;
+    let source = Etcd::new(options(&relay.url()));
+    let seen = source.read("10.5.1.0-24").await.unwrap().unwrap();
+    relay.set(Wire::SwallowsAnswers);
+    let mend = async {
+        sleep(Duration::from_millis(700)).await;
+        assert_eq!(server.value(&key("10.5.1.0-24")).as_deref(), Some("renewed"));
+        relay.set(Wire::Whole);
+    };
+    let (written, ()) = tokio::join!(source.replace(&seen, b"renewed"), mend);
+    let written = written.unwrap().expect("it was ours");
+    assert!(written.revision > seen.revision && !written.expires);
+    assert_eq!(source.read("10.5.1.0-24").await.unwrap(), Some(written));
+}
+
+/// flanneld that cannot list at first never hears of any peer.
+#[tokio::test]
+async fn a_store_that_comes_later_is_followed() {
+    needs_etcd!();
+    let mut server = EtcdServer::start();
+    put(&server, "10.5.1.0-24", "one");
+    server.kill();
+    let source = Etcd::new(options(&server.url()));
+    let mut known = Known::by(&source);
+    known.until_problem(true).await;
+    server.restart();
+    known.until("listed", |known| known.has("10.5.1.0-24", "one")).await;
+    put(&server, "10.5.2.0-24", "two");
+    known.until("followed", |known| known.has("10.5.2.0-24", "two")).await;
+}
+
 /// Tokens die with the server that gave them.
 #[tokio::test]
 async fn users_are_authenticated_again_when_their_token_is_gone() {
