@@ -56,9 +56,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 async fn live(options: &Options) -> Result<()> {
     let mut signals = StopSignals::install().context("could not take over signals")?;
     let _state_directory = lock_state_directory(options).await?;
-    let reason = if options.engine_was_asked_for { "asked for" } else { "chosen by itself" };
     let source = options.control.source.open().description();
-    let state = State::new(source, reason);
+    let state = State::new(source);
     let admin = open_admin_socket(options).await?;
     let outcome = tokio::select! {
         never = admin.serve(Arc::clone(&state) as _) => match never {},

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use weft_ctrl::controller::{self, OnLeaseLoss};
 use weft_ctrl::interface::InterfaceOptions;
+use weft_dataplane::EngineWish;
+use weft_sys::ring::Without as WithoutRing;
 use weft_sys::tun::WithoutOffloads;
 
 use crate::flags::{Flags, Mistake, definition};
@@ -34,8 +36,8 @@ pub struct Options {
     pub health: Option<SocketAddr>,
     /// Where to answer subcommands.
     pub admin_socket: PathBuf,
-    /// `--engine` was given, rather than left to us.
-    pub engine_was_asked_for: bool,
+    /// Which engine is to move the packets.
+    pub engine: EngineWish,
     /// Features of the kernel not to use.
     pub without: Without,
 }
@@ -43,6 +45,8 @@ pub struct Options {
 /// Features of the kernel not to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Without {
+    /// Of io_uring.
+    pub ring: WithoutRing,
     /// Of the device.
     pub tun: WithoutOffloads,
     /// Sending trains of datagrams.
@@ -77,13 +81,7 @@ impl Options {
                 _ => OnLeaseLoss::Hold,
             },
         };
-        Ok(Self {
-            control,
-            health,
-            admin_socket,
-            engine_was_asked_for: flags.text("engine") != "auto",
-            without: without(flags),
-        })
+        Ok(Self { control, health, admin_socket, engine: engine(flags), without: without(flags) })
     }
 }
 
@@ -189,9 +187,18 @@ fn default_places(subnet_file: &Path) -> Option<(PathBuf, PathBuf)> {
     ))
 }
 
+fn engine(flags: &Flags) -> EngineWish {
+    match flags.text("engine") {
+        "uring" => EngineWish::Uring,
+        "epoll" => EngineWish::Epoll,
+        _ => EngineWish::Auto,
+    }
+}
+
 fn without(flags: &Flags) -> Without {
     let has = |feature: &str| flags.list("without").iter().any(|given| given == feature);
     Without {
+        ring: WithoutRing { io_uring: has("uring"), multishot: has("multishot") },
         tun: WithoutOffloads {
             checksum: has("tun-csum"),
             tso: has("tun-tso"),

@@ -295,11 +295,8 @@ fn a_taken_port_is_named_with_its_owner() {
     let host = Host::alone(&leases);
     let script = "import socket, time\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
                   s.bind(('10.168.0.2', 8285))\nprint('bound', flush=True)\ntime.sleep(60)";
-    let mut other = host
-        .command(&["python3", "-c", script])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut other =
+        host.command(&["python3", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = [0; 5];
     std::io::Read::read_exact(other.stdout.as_mut().unwrap(), &mut line).unwrap();
     let (code, text) = host.refused(&["--iface=u1"]);

@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use weft_dataplane::{Worker, WorkerOptions, spawn};
+use weft_dataplane::{EngineWish, Worker, WorkerOptions, spawn};
 use weft_forward::table::{Peer, Table, TableInput};
+use weft_sys::ring::Without;
 use weft_sys::tun::{Tun, TunOptions, WithoutOffloads};
 use weft_sys::udp::{SocketOptions, UdpSocket};
 
@@ -95,6 +96,12 @@ fn a_worker_allocates_nothing() {
     if !Path::new("/dev/net/tun").exists() {
         return skip("there is no /dev/net/tun");
     }
+    for engine in [EngineWish::Uring, EngineWish::Epoll] {
+        assert_that_nothing_is_allocated(engine);
+    }
+}
+
+fn assert_that_nothing_is_allocated(engine: EngineWish) {
     let sides = [Side::new(), Side::new()];
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -102,7 +109,7 @@ fn a_worker_allocates_nothing() {
         let _finish = Finish(&done);
         for number in [0, 1] {
             let (sides, done) = (&sides, &done);
-            scope.spawn(move || run_side(number, sides, done));
+            scope.spawn(move || run_side(number, sides, engine, done));
         }
         let is_ready = |side: &Side| side.is_forbidden() || side.counters.get().is_some();
         assert!(wait_for(|| sides.iter().all(is_ready)), "both sides start");
@@ -111,7 +118,7 @@ fn a_worker_allocates_nothing() {
         }
         let (calls, segments) = watch_workers(&sides);
         assert!(segments >= WATCHED);
-        assert_eq!(calls, 0, "in {segments} segments");
+        assert_eq!(calls, 0, "{engine:?}, in {segments} segments");
     });
 }
 
@@ -204,7 +211,7 @@ fn worker_threads() -> [i32; 2] {
     workers.try_into().expect("there are two workers")
 }
 
-fn run_side(number: usize, sides: &[Side; 2], done: &AtomicBool) {
+fn run_side(number: usize, sides: &[Side; 2], engine: EngineWish, done: &AtomicBool) {
     match unshare(CloneFlags::CLONE_NEWNET) {
         Ok(()) => {
             let this = rustix::thread::gettid().as_raw_nonzero().get();
@@ -218,7 +225,7 @@ fn run_side(number: usize, sides: &[Side; 2], done: &AtomicBool) {
     if !wait_for(is_known) || other.is_forbidden() {
         return;
     }
-    let worker = start_worker(number, other.thread.load(Ordering::SeqCst));
+    let worker = start_worker(number, other.thread.load(Ordering::SeqCst), engine);
     assert!(sides[number].counters.set(worker.counters()).is_ok(), "a side starts once");
     traffic(number, done);
     worker.stop(PATIENCE).unwrap();
@@ -238,7 +245,7 @@ fn outer(number: usize) -> SocketAddr {
 }
 
 /// A worker in this thread's namespace, connected with the namespace of thread `other`.
-fn start_worker(number: usize, other: i32) -> Worker {
+fn start_worker(number: usize, other: i32, engine: EngineWish) -> Worker {
     if number == 0 {
         ip(&format!("link add under type veth peer name under netns {other}"));
     }
@@ -265,7 +272,16 @@ fn start_worker(number: usize, other: i32) -> Worker {
     let table = Arc::new(Table::new(table(number)).unwrap());
     let segments_max = socket.segments_max();
     let sockets = vec![socket];
-    spawn(WorkerOptions { tun, sockets, segments_max, inner_mtu: 1472, table }).unwrap()
+    let options = WorkerOptions {
+        tun,
+        sockets,
+        segments_max,
+        inner_mtu: 1472,
+        table,
+        engine,
+        without: Without::default(),
+    };
+    spawn(options).unwrap()
 }
 
 fn table(number: usize) -> TableInput {

@@ -6,8 +6,11 @@
 //!
 //! *Outbound* (TUN → UDP) and *inbound* (UDP → TUN) are machines without I/O: they take frames and
 //! make [gathers](weft_sys::gather::Gather), and are told what became of them. An engine does the
-//! I/O; `uring` is the one there is.
+//! I/O: `uring` where the kernel has what that takes and lets us use it, else `epoll`.
 
+mod choice;
+mod engine;
+mod epoll;
 mod framer;
 mod inbound;
 mod memory;
@@ -24,5 +27,7 @@ mod writes;
 
 pub use self::{
     memory::{BUFFERS, Buffers, MEMORY},
-    worker::{Event, NotTold, StartError, StopError, Worker, WorkerInfo, WorkerOptions, spawn},
+    worker::{
+        EngineWish, Event, NotTold, StartError, StopError, Worker, WorkerInfo, WorkerOptions, spawn,
+    },
 };

@@ -6,7 +6,6 @@ mod tests;
 use std::{
     any::Any,
     io,
-    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     thread::{self, JoinHandle},
@@ -17,22 +16,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use weft_forward::{counters::Counters, table::Table};
 use weft_sys::{
     checksum,
-    ring::{Errno, Files, Ring, SetupError},
+    ring::{Errno, SetupError, Without},
     tun::{Offloads, Tun},
     udp::UdpSocket,
     wake::{Waker, wake_pair},
 };
 
 use crate::{
-    framer::Plain,
-    inbound::Inbound,
-    memory::{self, GATHERS, MEMORY, TRAINS},
-    outbound::Outbound,
+    choice::{self, Choice},
+    engine::Talk,
+    memory::MEMORY,
     peers::Peers,
-    progress::{Marks, Progress, Watch},
-    shared::{IcmpLimits, Shared},
-    uring::{Engine, Talk},
-    writes::Writes,
+    progress::{Marks, Watch},
 };
 
 /// Commands that can wait for a worker. Tables are merged before they are published, so few do.
@@ -54,6 +49,22 @@ pub struct WorkerOptions {
     pub inner_mtu: u16,
     /// The first table.
     pub table: Arc<Table>,
+    /// Which engine is to move the packets.
+    pub engine: EngineWish,
+    /// Features of io_uring to do without.
+    pub without: Without,
+}
+
+/// Which engine is to move the packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineWish {
+    /// `uring` if the kernel has and allows all that it takes, else `epoll`.
+    #[default]
+    Auto,
+    /// `uring` or none.
+    Uring,
+    /// `epoll`; nothing is probed.
+    Epoll,
 }
 
 /// What happened in a worker that others should know.
@@ -97,6 +108,9 @@ pub enum StartError {
     /// The ring could not be made.
     #[error(transparent)]
     Ring(#[from] SetupError),
+    /// Readiness cannot be watched.
+    #[error("The files cannot be watched: {0}")]
+    Poller(#[source] io::Error),
     /// The buffers could not be mapped.
     #[error("The worker's buffers of {MEMORY} bytes cannot be mapped: {0}")]
     Memory(#[source] io::Error),
@@ -135,8 +149,8 @@ pub enum StopError {
 pub struct WorkerInfo {
     /// The engine's name.
     pub engine: &'static str,
-    /// Why this engine, and how it is set up.
-    pub reason: &'static str,
+    /// Why this engine.
+    pub reason: String,
     /// What the device offloads.
     pub offloads: Offloads,
     /// Datagrams that the kernel cuts one train into.
@@ -200,9 +214,9 @@ pub fn spawn(options: WorkerOptions) -> Result<Worker, StartError> {
     let counters = Arc::new(Counters::default());
     let marks = Arc::new(Marks::default());
     let (sum, checksum) = checksum::select();
-    let info = WorkerInfo {
-        engine: "uring",
-        reason: "single issuer, deferred task work, restricted to its operations",
+    let mut info = WorkerInfo {
+        engine: "",
+        reason: String::new(),
         offloads: options.tun.offloads(),
         segments_max: options.segments_max,
         joins_datagrams: options.sockets.iter().map(UdpSocket::gro).collect(),
@@ -230,7 +244,8 @@ pub fn spawn(options: WorkerOptions) -> Result<Worker, StartError> {
         .name("weft-worker-0".to_owned())
         .spawn(body)
         .map_err(StartError::Thread)?;
-    started.recv().unwrap_or(Err(StartError::Ended))?;
+    let Choice { engine, reason } = started.recv().unwrap_or(Err(StartError::Ended))?;
+    (info.engine, info.reason) = (engine, reason);
     let thread = Some(thread);
     Ok(Worker {
         commands,
@@ -246,56 +261,32 @@ pub fn spawn(options: WorkerOptions) -> Result<Worker, StartError> {
     })
 }
 
-struct Parts {
-    wake: std::os::fd::OwnedFd,
-    events: Sender<Event>,
-    counters: Arc<Counters>,
-    marks: Arc<Marks>,
-    talk: Talk,
-    sum: weft_forward::checksum::Sum,
+/// What a worker's thread gets beside its options.
+pub(crate) struct Parts {
+    pub wake: std::os::fd::OwnedFd,
+    pub events: Sender<Event>,
+    pub counters: Arc<Counters>,
+    pub marks: Arc<Marks>,
+    pub talk: Talk,
+    pub sum: weft_forward::checksum::Sum,
 }
 
-/// The worker's thread: makes its ring, since a ring belongs to one thread, and turns.
+/// The worker's thread: makes its engine, since a ring belongs to one thread, and turns.
 fn live(
     options: WorkerOptions,
     parts: Parts,
-    ready: &Sender<Result<(), StartError>>,
+    ready: &Sender<Result<Choice, StartError>>,
 ) -> Result<(), String> {
-    let mut engine = match build(options, parts) {
-        Ok(engine) => engine,
+    match choice::choose(options, parts) {
+        Ok((choice, mut engine)) => {
+            let _ = ready.send(Ok(choice));
+            engine.run()
+        }
         Err(error) => {
             let _ = ready.send(Err(error));
-            return Ok(());
+            Ok(())
         }
-    };
-    engine.arm();
-    let _ = ready.send(Ok(()));
-    engine.run()
-}
-
-fn build(options: WorkerOptions, parts: Parts) -> Result<Engine<Plain>, StartError> {
-    let (pools, mut gathers) = memory::lay_out().map_err(StartError::Memory)?;
-    let for_writes = gathers.split_off(usize::from(TRAINS));
-    let offloads = options.tun.offloads();
-    let locals: Vec<IpAddr> = options.sockets.iter().map(|socket| socket.local().ip()).collect();
-    let shared = Shared {
-        peers: Peers::new(&options.table, options.inner_mtu),
-        table: options.table,
-        counters: parts.counters,
-        events: parts.events,
-        writes: Writes::new(for_writes),
-        sum: parts.sum,
-        inner_mtu: options.inner_mtu,
-        now_ms: 0,
-        progress: Progress::new(parts.marks),
-        icmp_limits: IcmpLimits::new(),
-        locals,
-    };
-    let outbound = Outbound::new(Plain, gathers, options.segments_max, options.sockets.len());
-    let inbound = Inbound::new(Plain, offloads, parts.sum);
-    let files = Files { tun: options.tun, sockets: options.sockets, wake: parts.wake };
-    let ring = Ring::new(files, pools, GATHERS)?;
-    Ok(Engine::new(ring, outbound, inbound, shared, parts.talk))
+    }
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

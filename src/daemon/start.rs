@@ -16,17 +16,19 @@ use super::forwarding::{Forwarding, Tables};
 use super::state::State;
 use super::tell_supervisor;
 use super::watchdog;
-use crate::options::{Options, Without};
+use crate::options::Options;
 
 /// Comes back only with what ends the daemon.
 pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()> {
     let begun = controller::begin(options.control.clone(), state.control()).await?;
-    let opened = open(&begun, options.without).await?;
+    let opened = open(&begun, options).await?;
     let (name, index) = (opened.tun.name().to_owned(), opened.tun.index());
     // With an empty table, so that a kernel that refuses the engine is found out before the lease
     // is taken.
     let (forwarding, mut events) = Forwarding::start(opened)?;
     degraded::log(forwarding.info(), options.without);
+    let engine = forwarding.info();
+    info!(engine = engine.engine, reason = engine.reason, "packets are moved");
     state.set_forwarding(Arc::clone(&forwarding));
     let acquired = begun.acquire().await?;
     forwarding.adopt(acquired.first_table())?;
@@ -40,13 +42,22 @@ pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()
     Ok(())
 }
 
-async fn open(begun: &Begun, without: Without) -> Result<WorkerOptions> {
+async fn open(begun: &Begun, options: &Options) -> Result<WorkerOptions> {
+    let without = options.without;
     let tun = device::open_device(without).await?;
     let sockets = device::open_sockets(&begun.bind_addresses(), without).await?;
     let segments_max = sockets.iter().map(UdpSocket::segments_max).min().unwrap_or(1);
     let inner_mtu = u16::try_from(begun.mtu()).context("the MTU is too large for IP")?;
     let table = Table::new(TableInput::default()).context("the empty table was refused")?;
-    Ok(WorkerOptions { tun, sockets, segments_max, inner_mtu, table: Arc::new(table) })
+    Ok(WorkerOptions {
+        tun,
+        sockets,
+        segments_max,
+        inner_mtu,
+        table: Arc::new(table),
+        engine: options.engine,
+        without: without.ring,
+    })
 }
 
 /// Ends with the reason when the worker has ended by itself.

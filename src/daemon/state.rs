@@ -26,7 +26,6 @@ use crate::cli::VERSION;
 pub(super) struct State {
     started: Instant,
     source: String,
-    engine_reason: &'static str,
     control: StatusHandle,
     known: Mutex<Known>,
 }
@@ -39,12 +38,11 @@ struct Known {
 }
 
 impl State {
-    /// Nothing known yet. `source` says where leases come from, `engine_reason` why this engine.
-    pub(super) fn new(source: String, engine_reason: &'static str) -> Arc<Self> {
+    /// Nothing known yet. `source` says where leases come from.
+    pub(super) fn new(source: String) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
             source,
-            engine_reason,
             control: StatusHandle::new(),
             known: Mutex::default(),
         })
@@ -111,7 +109,6 @@ impl State {
         let control = self.control.snapshot();
         let moving = self.forwarding().map(|forwarding| Moving {
             info: forwarding.info().clone(),
-            engine_reason: self.engine_reason,
             counted: forwarding.snapshot(),
         });
         let known = self.known();
@@ -158,7 +155,7 @@ impl Answers for State {
             source: self.source.clone(),
             datastore: datastore(&control.source),
             network: control.config.as_ref().map(network),
-            engine: forwarding.map(|forwarding| engine(forwarding, self.engine_reason)),
+            engine: forwarding.map(engine),
             traffic: forwarding.map(|forwarding| traffic(&forwarding.snapshot())),
             peers: control.peers.len(),
             epoch: control.epoch,
@@ -263,10 +260,9 @@ fn describe(peer: status::PeerStatus, paths: &Paths) -> Peer {
     }
 }
 
-fn engine(forwarding: &Forwarding, reason: &str) -> Engine {
+fn engine(forwarding: &Forwarding) -> Engine {
     let info = forwarding.info();
     let features = json!({
-        "ring": info.reason,
         "device_checksum": info.offloads.checksum,
         "device_tso": info.offloads.tso,
         "device_tso_ecn": info.offloads.tso_ecn,
@@ -279,7 +275,7 @@ fn engine(forwarding: &Forwarding, reason: &str) -> Engine {
     });
     Engine {
         name: info.engine.to_owned(),
-        reason: reason.to_owned(),
+        reason: info.reason.clone(),
         features: if let Value::Object(features) = features { features } else { Map::new() },
     }
 }
@@ -313,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_daemon_that_waits_answers_everything() {
-        let state = State::new("directory /l".into(), "chosen by itself");
+        let state = State::new("directory /l".into());
         assert_eq!(state.peers(), Peers::default());
         assert_eq!(state.drops(), Drops::default());
         let status = state.status();
@@ -324,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_stall_is_told() {
-        let state = State::new("directory /l".into(), "chosen by itself");
+        let state = State::new("directory /l".into());
         assert_eq!(state.status().stalled, None);
         let now = Instant::now();
         state.with_stalls(|stalls| stalls.now = Some(Stall { phase: Phase::Outbound, since: now }));

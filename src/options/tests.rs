@@ -37,7 +37,7 @@ fn the_least_that_is_needed() {
             },
             health: None,
             admin_socket: "/run/weft/weft.sock".into(),
-            engine_was_asked_for: false,
+            engine: EngineWish::Auto,
             without: Without::default(),
         }
     );
@@ -59,7 +59,7 @@ fn every_flag_with_a_function_is_used() {
         "--engine=uring",
         "--workers=1",
         "--on-lease-loss=hold",
-        "--without=tun-tso,tun-uso,tun-csum,udp-gso,udp-gro",
+        "--without=uring,multishot,tun-tso,tun-uso,tun-csum,udp-gso,udp-gro",
     ])
     .unwrap();
     assert_eq!(
@@ -74,10 +74,11 @@ fn every_flag_with_a_function_is_used() {
     );
     assert_eq!(options.control.subnet_file, Path::new("/vxlan.env"));
     assert_eq!(options.health, Some("[::1]:8080".parse().unwrap()));
-    assert!(options.engine_was_asked_for);
+    assert_eq!(options.engine, EngineWish::Uring);
     assert_eq!(
         options.without,
         Without {
+            ring: WithoutRing { io_uring: true, multishot: true },
             tun: WithoutOffloads { checksum: true, tso: true, uso: true },
             udp_gso: true,
             udp_gro: true,
@@ -88,7 +89,9 @@ fn every_flag_with_a_function_is_used() {
 #[test]
 fn each_feature_switches_off_what_it_names() {
     type Switch = fn(&Without) -> bool;
-    let switches: [(&str, Switch); 5] = [
+    let switches: [(&str, Switch); 7] = [
+        ("uring", |without| without.ring.io_uring),
+        ("multishot", |without| without.ring.multishot),
         ("tun-csum", |without| without.tun.checksum),
         ("tun-tso", |without| without.tun.tso),
         ("tun-uso", |without| without.tun.uso),
@@ -144,10 +147,7 @@ fn what_has_no_function_is_refused_when_set() {
         ("--ip-blackhole-route", "--ip-blackhole-route: "),
         ("--vmodule=a=1", "--vmodule: "),
         ("--log_backtrace_at=a:1", "--log_backtrace_at: "),
-        ("--engine=epoll", "--engine=epoll: "),
         ("--workers=2", "--workers=2: "),
-        ("--without=uring", "--without=uring: "),
-        ("--without=tun-tso,multishot", "--without=multishot: "),
         ("--insecure-store", "--insecure-store: "),
     ] {
         let refusals = check(&["--lease-dir=/l", argument]).unwrap_err();

@@ -57,19 +57,9 @@ impl Refusals<'_> {
     }
 
     fn ours(&mut self) {
-        if self.flags.text("engine") == "epoll" {
-            self.refuse("--engine=epoll: this engine is not built yet: use uring".to_owned());
-        }
         let workers = self.flags.integer("workers");
         if workers > 1 {
             self.refuse(format!("--workers={workers}: several workers are not built yet: use 1"));
-        }
-        for feature in ["uring", "multishot"] {
-            if self.flags.list("without").iter().any(|given| given == feature) {
-                self.refuse(format!(
-                    "--without={feature}: the only engine that is built needs it: leave it out"
-                ));
-            }
         }
     }
 

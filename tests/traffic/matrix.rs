@@ -245,3 +245,13 @@ fn uring_with_itself() {
 fn uring_with_the_simple_peer() {
     with_the_simple_peer("uring");
 }
+
+#[test]
+fn epoll_with_itself() {
+    with_itself("epoll");
+}
+
+#[test]
+fn epoll_with_the_simple_peer() {
+    with_the_simple_peer("epoll");
+}

@@ -54,6 +54,11 @@ fn uring_outlives_kills() {
     outlives_kills("uring");
 }
 
+#[test]
+fn epoll_outlives_kills() {
+    outlives_kills("epoll");
+}
+
 /// A stream that was under way goes on where it was.
 #[test]
 fn a_stream_outlives_a_kill() {

@@ -57,6 +57,13 @@ fn in_namespace(name: &str, test: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Runs `test` for one engine after the other.
+fn with_each_engine(name: &str, test: impl Fn(EngineWish) + Copy + Send + 'static) {
+    for engine in [EngineWish::Uring, EngineWish::Epoll] {
+        in_namespace(name, move || test(engine));
+    }
+}
+
 fn ip(words: &str) {
     let output = process::Command::new("ip").args(words.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
@@ -68,7 +75,7 @@ fn device_is_there() -> bool {
 }
 
 /// A worker on `flannel0` with 10.244.1.1/16, and a socket on 127.0.0.1:8285.
-fn start() -> Worker {
+fn start(engine: EngineWish) -> Worker {
     let options =
         TunOptions { name: "flannel0", queue_length: 500, without: WithoutOffloads::default() };
     let tun = Tun::open(&options).unwrap();
@@ -82,8 +89,13 @@ fn start() -> Worker {
         sockets: vec![socket],
         inner_mtu: 1472,
         table: Arc::new(Table::new(table_input()).unwrap()),
+        engine,
+        without: Without::default(),
     };
-    spawn(options).unwrap()
+    let worker = spawn(options).unwrap();
+    let expected = if engine == EngineWish::Uring { "uring" } else { "epoll" };
+    assert_eq!((worker.info().engine, worker.info().reason.as_str()), (expected, "asked for"));
+    worker
 }
 
 fn large_socket(address: &str) -> UdpSocket {
@@ -137,8 +149,8 @@ fn assert_accounted(counters: &Counters) {
 
 #[test]
 fn packets_pass_both_ways_and_a_stop_leaves_nothing() {
-    in_namespace("packets_pass_both_ways_and_a_stop_leaves_nothing", || {
-        let worker = start();
+    with_each_engine("packets_pass_both_ways_and_a_stop_leaves_nothing", |engine| {
+        let worker = start(engine);
         let (pod, peer) = (socket("10.244.1.1:5201"), socket("127.0.0.2:8285"));
         let mut buffer = [0; 2000];
         for size in [0, 1, 100, 1000, 1444] {
@@ -153,7 +165,6 @@ fn packets_pass_both_ways_and_a_stop_leaves_nothing() {
             assert_eq!(from, "10.244.2.7:40000".parse().unwrap());
             assert_eq!(buffer[..length], sent);
         }
-        assert_eq!(worker.info().engine, "uring");
         assert!(worker.events().is_empty());
         let counters = worker.counters();
         assert_eq!(worker.stop(PATIENCE), Ok(()));
@@ -167,8 +178,8 @@ fn packets_pass_both_ways_and_a_stop_leaves_nothing() {
 
 #[test]
 fn tables_change_under_traffic_without_a_loss() {
-    in_namespace("tables_change_under_traffic_without_a_loss", || {
-        let worker = start();
+    with_each_engine("tables_change_under_traffic_without_a_loss", |engine| {
+        let worker = start(engine);
         let (done, answered) = (AtomicBool::new(false), AtomicU64::new(0));
         let (pod, peer) = (socket("10.244.1.1:5201"), socket("127.0.0.2:8285"));
         thread::scope(|scope| {
@@ -220,8 +231,8 @@ fn tables_change_under_traffic_without_a_loss() {
 /// A flood in both directions, and a stop in the middle: every packet read is accounted for.
 #[test]
 fn a_stop_under_load_counts_everything() {
-    in_namespace("a_stop_under_load_counts_everything", || {
-        let worker = start();
+    with_each_engine("a_stop_under_load_counts_everything", |engine| {
+        let worker = start(engine);
         let done = AtomicBool::new(false);
         let counters = worker.counters();
         let (pod, peer) = (socket("10.244.1.1:5201"), socket("127.0.0.2:8285"));
@@ -259,8 +270,8 @@ fn a_stop_under_load_counts_everything() {
 
 #[test]
 fn a_panic_is_reported_and_cleans_up() {
-    in_namespace("a_panic_is_reported_and_cleans_up", || {
-        let worker = start();
+    with_each_engine("a_panic_is_reported_and_cleans_up", |engine| {
+        let worker = start(engine);
         worker.command(Command::Panic).unwrap();
         let reason = "panic: told to".to_owned();
         let dead = Event::Dead { reason: reason.clone() };
@@ -278,8 +289,8 @@ fn a_panic_is_reported_and_cleans_up() {
 
 #[test]
 fn a_device_that_is_taken_away_ends_the_worker() {
-    in_namespace("a_device_that_is_taken_away_ends_the_worker", || {
-        let worker = start();
+    with_each_engine("a_device_that_is_taken_away_ends_the_worker", |engine| {
+        let worker = start(engine);
         ip("link delete flannel0");
         let Ok(Event::Dead { reason }) = worker.events().recv_timeout(PATIENCE) else {
             panic!("nobody was told");
@@ -292,8 +303,8 @@ fn a_device_that_is_taken_away_ends_the_worker() {
 
 #[test]
 fn a_dropped_worker_ends_by_itself() {
-    in_namespace("a_dropped_worker_ends_by_itself", || {
-        drop(start());
+    with_each_engine("a_dropped_worker_ends_by_itself", |engine| {
+        drop(start(engine));
         let start = Instant::now();
         while device_is_there() {
             assert!(start.elapsed() < PATIENCE, "the device is still there");
@@ -306,8 +317,8 @@ fn a_dropped_worker_ends_by_itself() {
 /// left lying until something else happens.
 #[test]
 fn a_burst_is_handled_without_anything_else_happening() {
-    in_namespace("a_burst_is_handled_without_anything_else_happening", || {
-        let worker = start();
+    with_each_engine("a_burst_is_handled_without_anything_else_happening", |engine| {
+        let worker = start(engine);
         let pod = large_socket("10.244.1.1:5201");
         let pod = pod.as_std();
         pod.set_nonblocking(false).unwrap();
@@ -342,8 +353,8 @@ fn a_burst_is_handled_without_anything_else_happening() {
 /// The control side must not wait for a worker that is stuck, and is told where it is stuck.
 #[test]
 fn a_turn_that_takes_too_long_is_seen_and_nobody_waits_for_it() {
-    in_namespace("a_turn_that_takes_too_long_is_seen_and_nobody_waits_for_it", || {
-        let worker = start();
+    with_each_engine("a_turn_that_takes_too_long_is_seen_and_nobody_waits_for_it", |engine| {
+        let worker = start(engine);
         let mut watch = worker.watch();
         let mut next_news = || {
             let start = Instant::now();

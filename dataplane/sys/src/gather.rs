@@ -201,7 +201,7 @@ impl Gather {
 
     /// The message header for a send: to the name set, cut into datagrams of `segment` bytes if
     /// that is given. Valid until the gather is touched again or dropped.
-    pub(crate) fn message(&mut self, segment: Option<u16>) -> *const libc::msghdr {
+    pub(crate) fn message(&mut self, segment: Option<u16>) -> &libc::msghdr {
         let inner = &mut *self.0;
         let name = inner.name.as_bytes();
         inner.header.msg_namelen = name.len() as libc::socklen_t;
@@ -220,7 +220,7 @@ impl Gather {
                 inner.header.msg_control = control.as_ptr().cast_mut().cast();
             }
         }
-        &raw const inner.header
+        &inner.header
     }
 
     /// The pieces for a `writev`. Valid until the gather is touched again or dropped.

@@ -14,6 +14,7 @@ pub mod checksum;
 pub mod frame;
 pub mod gather;
 pub mod limits;
+pub mod poll;
 pub mod region;
 pub mod ring;
 pub mod tun;

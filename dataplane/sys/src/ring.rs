@@ -19,22 +19,16 @@ use std::{
 
 use io_uring::{IoUring, opcode, squeue, squeue::Flags, types};
 
+pub(crate) use self::completion::Lengths;
 use self::{completion::Kind, setup::fixed};
 pub use self::{
     completion::{Completion, Datagram, Errno},
-    setup::SetupError,
+    setup::{SetupError, Without},
 };
 use crate::{frame::FramePool, gather::Gather, tun::Tun, udp::UdpSocket};
 
 /// Sockets a ring can have: one for each address family.
 pub const SOCKETS_MAX: usize = 2;
-
-/// Entries of the submission queue: every gather at once, and what is armed besides.
-const SUBMISSIONS: u32 = 512;
-
-/// Entries of the completion queue. Every frame and every gather can complete in one turn; the
-/// rest is head-room, because an overflow ends multishot requests.
-const COMPLETIONS: u32 = 2048;
 
 /// How long dropping a ring waits for its requests to come back.
 const TEARDOWN: Duration = Duration::from_secs(1);
@@ -80,20 +74,27 @@ impl Ring {
     /// of gathers there will be; their numbers are below it. Nothing is armed yet.
     ///
     /// # Errors
-    /// [`SetupError`] says which step the kernel refused and what can be done.
-    pub fn new(files: Files, pools: Pools, gathers: u16) -> Result<Ring, SetupError> {
+    /// [`SetupError`] says which step the kernel refused and what can be done. The files come back
+    /// with it; the pools are lost.
+    pub fn new(
+        files: Files,
+        pools: Pools,
+        gathers: u16,
+        without: Without,
+    ) -> Result<Ring, Box<(SetupError, Files)>> {
         assert!(files.sockets.len() <= SOCKETS_MAX, "there is one socket for each family");
-        let ring = setup::ring(SUBMISSIONS, COMPLETIONS)?;
-        setup::register(&ring, &files, &pools)?;
-        Ok(Ring {
-            ring,
-            files,
-            pools,
-            submitted: (0..gathers).map(|_| None).collect(),
-            receive_header: Box::new(completion::receive_header()),
-            running: 0,
-            running_now: 0,
-        })
+        match setup::ring(&files, &pools, without) {
+            Ok(ring) => Ok(Ring {
+                ring,
+                files,
+                pools,
+                submitted: (0..gathers).map(|_| None).collect(),
+                receive_header: Box::new(completion::receive_header()),
+                running: 0,
+                running_now: 0,
+            }),
+            Err(error) => Err(Box::new((error, files))),
+        }
     }
 
     /// The files the ring works on.

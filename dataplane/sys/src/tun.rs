@@ -11,6 +11,7 @@
 mod error;
 mod offload;
 mod request;
+mod transfer;
 
 use std::fs::{File, OpenOptions};
 use std::io;

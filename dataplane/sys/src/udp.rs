@@ -19,7 +19,7 @@ mod message;
 mod option;
 mod probe;
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
@@ -28,9 +28,13 @@ pub use control::{
     RECEIVE_CONTROL_LENGTH, Received, SEGMENT_CONTROL_LENGTH, SegmentControl, parse_control,
 };
 pub use error::SocketError;
-pub use message::Datagram;
+pub use message::{RECEIVE_BATCH, SEND_BATCH};
 pub use option::BufferSizes;
 pub use probe::{SEGMENTS_MAX_UNKNOWN, path_mtu, probe_segments_max};
+
+use crate::frame::FramePool;
+use crate::gather::Gather;
+use crate::ring::{Datagram, Errno};
 
 /// What [`UdpSocket::bind`] is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -129,32 +133,40 @@ impl UdpSocket {
         &self.socket
     }
 
-    /// Send one datagram, or with `control` one train, gathered from `parts`. Never waits.
+    /// Sends trains with one system call: each gather to its name, cut into datagrams of the size
+    /// beside it if that is given. At most [`SEND_BATCH`] of them; never waits.
     ///
-    /// Returns the bytes of UDP payload sent.
+    /// Returns how many were sent. If that is fewer than were given, the next one was refused, and
+    /// sending it once more says why.
     ///
     /// # Errors
     ///
-    /// `WouldBlock`: the send buffer is full, nothing was sent. `EMSGSIZE`: a segment does not fit
+    /// The first was refused. `EAGAIN`: the send buffer is full. `EMSGSIZE`: a segment does not fit
     /// the path, or the train is longer than 65,507 bytes. `EINVAL`: more segments than
     /// [`UdpSocket::segments_max`] (older kernels also mean the path). `EIO`: this path cannot
     /// segment.
-    pub fn send_train(
+    pub fn send_trains<'a>(
         &self,
-        to: &SockAddr,
-        parts: &[IoSlice<'_>],
-        control: Option<&SegmentControl>,
-    ) -> io::Result<usize> {
-        message::send(self.as_fd(), to, parts, control)
+        trains: impl IntoIterator<Item = (&'a mut Gather, Option<u16>)>,
+    ) -> Result<usize, Errno> {
+        message::send_many(self.as_fd(), trains)
     }
 
-    /// Receive one datagram or train into `buffer`. Never waits.
+    /// Receives datagrams or trains with one system call, each into a frame of `pool`, and hands
+    /// them to `handle` in order. At most [`RECEIVE_BATCH`] of them; never waits.
+    ///
+    /// Returns whether more may be there.
     ///
     /// # Errors
     ///
-    /// `WouldBlock`: nothing is there.
-    pub fn receive_train(&self, buffer: &mut [u8]) -> io::Result<Datagram> {
-        message::receive(self.as_fd(), buffer)
+    /// [`Errno::NOBUFS`]: the pool has no frame; nothing was received. [`Errno::AGAIN`]: nothing is
+    /// there.
+    pub fn receive_trains(
+        &self,
+        pool: &FramePool,
+        handle: impl FnMut(Datagram),
+    ) -> Result<bool, Errno> {
+        message::receive_many(self.as_fd(), pool, handle)
     }
 }
 

@@ -3,10 +3,14 @@
 //! them a test says `SKIPPED` and why.
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails must fail")]
 
+#[path = "kernel/buffers.rs"]
+mod buffers;
 #[path = "kernel/limits.rs"]
 mod limits;
 #[path = "kernel/namespace.rs"]
 mod namespace;
+#[path = "kernel/poll.rs"]
+mod poll;
 #[path = "kernel/ring.rs"]
 mod ring;
 #[path = "kernel/tun.rs"]

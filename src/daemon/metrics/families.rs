@@ -37,7 +37,6 @@ pub(in crate::daemon) struct Scrape {
 #[derive(Debug)]
 pub(in crate::daemon) struct Moving {
     pub(in crate::daemon) info: WorkerInfo,
-    pub(in crate::daemon) engine_reason: &'static str,
     pub(in crate::daemon) counted: Snapshot,
 }
 
@@ -98,7 +97,7 @@ fn engine(moving: &Moving) -> Vec<Family> {
             "How packets are moved.",
             labels([
                 ("engine", worker.engine),
-                ("reason", moving.engine_reason),
+                ("reason", &worker.reason),
                 ("checksum", worker.checksum),
             ]),
         ),

@@ -9,7 +9,7 @@ use super::*;
 fn scrape(counted: weft_forward::counters::Snapshot) -> Scrape {
     let info = weft_dataplane::WorkerInfo {
         engine: "uring",
-        reason: "",
+        reason: "the kernel has no \"multishot\"".into(),
         offloads: weft_sys::tun::Offloads { checksum: true, tso: true, tso_ecn: true, uso: false },
         segments_max: 128,
         joins_datagrams: vec![true, false],
@@ -29,7 +29,7 @@ fn scrape(counted: weft_forward::counters::Snapshot) -> Scrape {
         lowered: (0..200).map(|peer| (format!("10.0.0.{peer}:8285"), 1400 - peer)).collect(),
         unsegmented: 3,
         kernel: vec![("flannel0_tx_dropped", 6)],
-        moving: Some(Moving { info, engine_reason: "chosen by \"itself\"", counted }),
+        moving: Some(Moving { info, counted }),
     }
 }
 
@@ -159,7 +159,7 @@ fn paths_of_many_peers_are_few_metrics() {
 
 #[test]
 fn a_daemon_that_waits_can_be_scraped() {
-    let state = State::new("directory /l".into(), "chosen by itself");
+    let state = State::new("directory /l".into());
     let samples = parse(&Metrics::new(state).text());
     assert_eq!(samples["weft_ready"], 0.0);
     assert_eq!(samples["weft_lease_held"], 0.0);

@@ -38,6 +38,11 @@ impl Errno {
     /// The file was taken away: the device is gone.
     pub const BADFD: Errno = Errno(libc::EBADFD);
 
+    /// What the last system call of this thread said when it failed.
+    pub(crate) fn last() -> Errno {
+        Errno(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+    }
+
     pub(crate) fn check(result: i32) -> Result<u32, Errno> {
         u32::try_from(result).map_err(|_| Errno(-result))
     }
@@ -136,18 +141,47 @@ impl Datagram {
         }
         let word = |index: usize| {
             let bytes = bytes[index * 4..index * 4 + 4].try_into().expect("four bytes");
-            u32::from_ne_bytes(bytes) as usize
+            u32::from_ne_bytes(bytes)
         };
-        let (name, control, payload, flags) = (word(0), word(1), word(2), word(3));
-        let sender = SockAddr::parse(&bytes[OUT..OUT + name.min(NAME)]);
-        let control = &bytes[OUT + NAME..][..control.min(RECEIVE_CONTROL_LENGTH)];
+        let lengths = Lengths {
+            name: word(0) as usize,
+            control: word(1) as usize,
+            payload: word(2) as usize,
+            truncated: word(3) & libc::MSG_TRUNC as u32 != 0,
+        };
+        Datagram::assemble(frame, lengths)
+    }
+
+    /// Takes apart a frame with name, control and payload in their places. It is not shorter than
+    /// [`Datagram::OVERHEAD`]; what else `lengths` says is not trusted.
+    pub(crate) fn assemble(mut frame: Frame, lengths: Lengths) -> Datagram {
+        let bytes = frame.bytes();
+        let sender = SockAddr::parse(&bytes[OUT..OUT + lengths.name.min(NAME)]);
+        let control = &bytes[OUT + NAME..][..lengths.control.min(RECEIVE_CONTROL_LENGTH)];
         let control = parse_control(control);
         let available = bytes.len() - Datagram::OVERHEAD;
-        let truncated = flags & libc::MSG_TRUNC as usize != 0 || payload > available;
-        let end = Datagram::OVERHEAD + payload.min(available);
+        let truncated = lengths.truncated || lengths.payload > available;
+        let end = Datagram::OVERHEAD + lengths.payload.min(available);
         frame.narrow(Datagram::OVERHEAD..end);
         Datagram { payload: frame, sender, control, truncated }
     }
+
+    /// Where name, control and payload go in the bytes of a frame.
+    pub(crate) fn places(bytes: &mut [u8]) -> [&mut [u8]; 3] {
+        let (name, rest) = bytes[OUT..].split_at_mut(NAME);
+        let (control, payload) = rest.split_at_mut(RECEIVE_CONTROL_LENGTH);
+        [name, control, payload]
+    }
+}
+
+/// How long the parts of a received message are, as the kernel says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lengths {
+    pub name: usize,
+    pub control: usize,
+    pub payload: usize,
+    /// The payload did not fit.
+    pub truncated: bool,
 }
 
 /// The header that a multishot `recvmsg` takes its field lengths from.

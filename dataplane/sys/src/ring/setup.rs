@@ -19,6 +19,22 @@ pub(super) mod fixed {
     }
 }
 
+/// Entries of the submission queue: every gather at once, and what is armed besides.
+const SUBMISSIONS: u32 = 512;
+
+/// Entries of the completion queue. Every frame and every gather can complete in one turn; the
+/// rest is head-room, because an overflow ends multishot requests.
+const COMPLETIONS: u32 = 2048;
+
+/// Features to do without, as if the kernel had not got them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Without {
+    /// All of io_uring.
+    pub io_uring: bool,
+    /// Multishot reads.
+    pub multishot: bool,
+}
+
 /// Why there is no ring.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -29,7 +45,7 @@ pub enum SetupError {
     )]
     Forbidden(#[source] io::Error),
     /// The kernel has no io_uring, or not with what we need.
-    #[error("The kernel has no io_uring with {feature}: Linux {since} or newer is needed")]
+    #[error("The kernel has no {feature}: Linux {since} or newer is needed")]
     Missing {
         /// What is missing.
         feature: &'static str,
@@ -37,6 +53,12 @@ pub enum SetupError {
         since: &'static str,
         /// What the kernel said, where it said something.
         source: Option<io::Error>,
+    },
+    /// It was asked to do without it.
+    #[error("{feature} was excluded by --without")]
+    Withheld {
+        /// What is not to be used.
+        feature: &'static str,
     },
     /// The kernel has no memory for the ring.
     #[error("The kernel has no memory for the ring ({0}): raise the limit of locked memory")]
@@ -53,35 +75,53 @@ pub enum SetupError {
 
 /// The operations that a ring of ours uses, and which kernel has them first.
 const OPERATIONS: [(u8, &str, &str); 6] = [
-    (opcode::ReadMulti::CODE, "multishot reads", "6.7"),
-    (opcode::RecvMsgMulti::CODE, "recvmsg", "6.0"),
-    (opcode::SendMsg::CODE, "sendmsg", "5.3"),
-    (opcode::Writev::CODE, "writev", "5.1"),
-    (opcode::PollAdd::CODE, "poll", "5.1"),
-    (opcode::AsyncCancel2::CODE, "cancellation", "5.19"),
+    (opcode::ReadMulti::CODE, MULTISHOT, "6.7"),
+    (opcode::RecvMsgMulti::CODE, "multishot recvmsg in io_uring", "6.0"),
+    (opcode::SendMsg::CODE, "sendmsg in io_uring", "5.3"),
+    (opcode::Writev::CODE, "writev in io_uring", "5.1"),
+    (opcode::PollAdd::CODE, "poll in io_uring", "5.1"),
+    (opcode::AsyncCancel2::CODE, "cancellation in io_uring", "5.19"),
 ];
 
 /// `IORING_UNREGISTER_FILES` (`include/uapi/linux/io_uring.h`): the one registration that a
 /// running ring still needs, at its end.
 const UNREGISTER_FILES: u8 = 3;
 
-pub(super) fn ring(submissions: u32, completions: u32) -> Result<IoUring, SetupError> {
+/// What io_uring as a whole is called.
+const IO_URING: &str = "io_uring";
+
+/// What multishot reads are called.
+const MULTISHOT: &str = "multishot reads in io_uring";
+
+/// Makes a ring that works on `files` and `pools`, and on nothing else. The first thing that is
+/// missing ends it.
+pub(super) fn ring(files: &Files, pools: &Pools, without: Without) -> Result<IoUring, SetupError> {
+    if without.io_uring {
+        return Err(SetupError::Withheld { feature: IO_URING });
+    }
+    let ring = build()?;
+    check_operations(&ring, without)?;
+    register(&ring, files, pools)?;
+    Ok(ring)
+}
+
+fn build() -> Result<IoUring, SetupError> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_coop_taskrun()
         .setup_r_disabled()
-        .setup_cqsize(completions)
+        .setup_cqsize(COMPLETIONS)
         .dontfork()
-        .build(submissions)
+        .build(SUBMISSIONS)
         .map_err(|source| match source.raw_os_error() {
             Some(libc::EPERM | libc::EACCES) => SetupError::Forbidden(source),
             Some(libc::ENOMEM) => SetupError::Memory(source),
             Some(libc::ENOSYS) => {
-                SetupError::Missing { feature: "anything", since: "5.1", source: Some(source) }
+                SetupError::Missing { feature: IO_URING, since: "5.1", source: Some(source) }
             }
             Some(libc::EINVAL) => SetupError::Missing {
-                feature: "deferred task work",
+                feature: "deferred task work in io_uring",
                 since: "6.1",
                 source: Some(source),
             },
@@ -89,19 +129,26 @@ pub(super) fn ring(submissions: u32, completions: u32) -> Result<IoUring, SetupE
         })
 }
 
-/// Probes the operations, registers files and frame pools, restricts the ring to what it uses,
-/// and enables it.
-pub(super) fn register(ring: &IoUring, files: &Files, pools: &Pools) -> Result<(), SetupError> {
-    let step = |step| move |source| SetupError::Step { step, source };
-    let submitter = ring.submitter();
-
+fn check_operations(ring: &IoUring, without: Without) -> Result<(), SetupError> {
     let mut probe = Probe::new();
-    submitter.register_probe(&mut probe).map_err(step("list the operations of io_uring"))?;
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(|source| SetupError::Step { step: "list the operations of io_uring", source })?;
     for (operation, feature, since) in OPERATIONS {
         if !probe.is_supported(operation) {
             return Err(SetupError::Missing { feature, since, source: None });
         }
     }
+    if without.multishot {
+        return Err(SetupError::Withheld { feature: MULTISHOT });
+    }
+    Ok(())
+}
+
+/// Registers files and frame pools, restricts the ring to what it uses, and enables it.
+fn register(ring: &IoUring, files: &Files, pools: &Pools) -> Result<(), SetupError> {
+    let step = |step| move |source| SetupError::Step { step, source };
+    let submitter = ring.submitter();
 
     let mut descriptors = vec![files.tun.as_raw_fd(), files.wake.as_raw_fd()];
     descriptors.extend(files.sockets.iter().map(AsRawFd::as_raw_fd));
@@ -134,7 +181,7 @@ fn register_pool(ring: &IoUring, pool: &FramePool) -> Result<(), SetupError> {
         unsafe { ring.submitter().register_buf_ring_with_flags(address, entries, pool.group(), 0) };
     registered.map_err(|source| match source.raw_os_error() {
         Some(libc::EINVAL) => SetupError::Missing {
-            feature: "provided-buffer rings",
+            feature: "provided-buffer rings in io_uring",
             since: "5.19",
             source: Some(source),
         },

@@ -1,30 +1,23 @@
-//! `sendmsg` and `recvmsg`, one message a call.
+//! `sendmsg` of slices, and `sendmmsg` and `recvmmsg` of what a worker has.
 #![expect(unsafe_code, reason = "the standard library sends no control messages")]
 
 use std::io::{self, IoSlice};
-use std::mem;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{iter, mem, ptr};
+
+use arrayvec::ArrayVec;
 
 use super::address::SockAddr;
-use super::control::{RECEIVE_CONTROL_LENGTH, Received, SegmentControl, parse_control};
+use super::control::SegmentControl;
+use crate::frame::{Frame, FramePool};
+use crate::gather::Gather;
+use crate::ring::{Datagram, Errno, Lengths};
 
-/// What was received besides the payload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Datagram {
-    /// Bytes of payload in the buffer.
-    pub length: usize,
-    /// The outer source.
-    pub from: Option<SocketAddr>,
-    /// Segment size and drop count.
-    pub received: Received,
-    /// The payload did not fit the buffer; its end is lost.
-    pub truncated: bool,
-}
+/// Trains that one call sends at most.
+pub const SEND_BATCH: usize = 64;
 
-/// Control bytes, aligned as the kernel lays them out.
-#[repr(align(8))]
-struct ControlBuffer([u8; RECEIVE_CONTROL_LENGTH]);
+/// Datagrams or trains that one call receives at most.
+pub const RECEIVE_BATCH: usize = 32;
 
 pub(super) fn send(
     socket: BorrowedFd<'_>,
@@ -50,35 +43,79 @@ pub(super) fn send(
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Datagram> {
-    let mut name = [0_u8; SockAddr::STORAGE_LENGTH];
-    let mut control = ControlBuffer([0; RECEIVE_CONTROL_LENGTH]);
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    let mut message = empty_message();
-    message.msg_name = name.as_mut_ptr().cast();
-    message.msg_namelen = name.len() as libc::socklen_t;
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = control.0.len() as _;
-    // SAFETY: the kernel writes into name, control and the one part, each at most as long as the
-    // length beside its pointer, which is that of the array or slice it was taken from. All three
-    // are borrowed mutably or owned here and not looked at until the call has returned.
-    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
-    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
-    Ok(Datagram {
-        length,
-        from: SockAddr::parse(written(&name, message.msg_namelen)),
-        received: parse_control(written(&control.0, message.msg_controllen)),
-        truncated: message.msg_flags & libc::MSG_TRUNC != 0,
-    })
+pub(super) fn send_many<'a>(
+    socket: BorrowedFd<'_>,
+    trains: impl IntoIterator<Item = (&'a mut Gather, Option<u16>)>,
+) -> Result<usize, Errno> {
+    let mut messages = ArrayVec::<libc::mmsghdr, SEND_BATCH>::new();
+    for (gather, segment) in trains.into_iter().take(SEND_BATCH) {
+        messages.push(libc::mmsghdr { msg_hdr: *gather.message(segment), msg_len: 0 });
+    }
+    let count = messages.len() as libc::c_uint;
+    // SAFETY: the kernel writes the lengths into `count` headers, which the array has, and reads
+    // what they describe: names, pieces and control messages of gathers, each with its own length.
+    // The gathers are borrowed for longer than this function runs, and nobody touches them.
+    let sent = unsafe {
+        libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT as _)
+    };
+    usize::try_from(sent).map_err(|_| Errno::last())
 }
 
-/// The part of `buffer` that the kernel says it filled. The integer type of such lengths differs
-/// between C libraries. The kernel may name more than there was room for.
-fn written(buffer: &[u8], length: impl TryInto<usize>) -> &[u8] {
-    let length = length.try_into().unwrap_or(usize::MAX);
-    &buffer[..buffer.len().min(length)]
+pub(super) fn receive_many(
+    socket: BorrowedFd<'_>,
+    pool: &FramePool,
+    mut handle: impl FnMut(Datagram),
+) -> Result<bool, Errno> {
+    let free = iter::from_fn(|| pool.free_frame());
+    let mut frames: ArrayVec<Frame, RECEIVE_BATCH> = free.take(RECEIVE_BATCH).collect();
+    if frames.is_empty() {
+        return Err(Errno::NOBUFS);
+    }
+    let mut parts = ArrayVec::<libc::iovec, RECEIVE_BATCH>::new();
+    let mut messages = ArrayVec::<libc::mmsghdr, RECEIVE_BATCH>::new();
+    for (index, frame) in frames.iter_mut().enumerate() {
+        let bytes = frame.bytes_mut().expect("a free frame has one handle");
+        let [name, control, payload] = Datagram::places(bytes);
+        parts.push(libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() });
+        let mut message = empty_message();
+        message.msg_name = name.as_mut_ptr().cast();
+        message.msg_namelen = name.len() as libc::socklen_t;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = control.len() as _;
+        message.msg_iov = parts.as_mut_ptr().wrapping_add(index);
+        message.msg_iovlen = 1;
+        messages.push(libc::mmsghdr { msg_hdr: message, msg_len: 0 });
+    }
+    let count = messages.len() as libc::c_uint;
+    // SAFETY: the kernel writes into `count` headers, which the array has, and where they point:
+    // name, control and payload places of frames that nobody else holds, each at most as long as
+    // the length beside it, which is that of the slice. Frames and arrays outlive the call, and
+    // the frames are not looked at until it has returned.
+    let received = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            messages.as_mut_ptr(),
+            count,
+            libc::MSG_DONTWAIT as _,
+            ptr::null_mut(),
+        )
+    };
+    let received = usize::try_from(received).map_err(|_| Errno::last())?;
+    let is_full = received == messages.len();
+    for (frame, message) in frames.into_iter().zip(&messages).take(received) {
+        handle(Datagram::assemble(frame, lengths(message)));
+    }
+    Ok(is_full)
+}
+
+/// The integer types of such lengths differ between C libraries.
+fn lengths(message: &libc::mmsghdr) -> Lengths {
+    Lengths {
+        name: message.msg_hdr.msg_namelen as usize,
+        control: message.msg_hdr.msg_controllen as usize,
+        payload: message.msg_len as usize,
+        truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+    }
 }
 
 /// A `struct msghdr` that describes nothing. It has private padding on some C libraries, so it

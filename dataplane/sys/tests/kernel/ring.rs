@@ -9,11 +9,12 @@ use weft_sys::checksum;
 use weft_sys::frame::{FramePool, PoolShape};
 use weft_sys::gather::Gather;
 use weft_sys::region::{PAGE, Region};
-use weft_sys::ring::{Completion, Datagram, Errno, Files, Pools, Ring};
+use weft_sys::ring::{Completion, Datagram, Errno, Files, Pools, Ring, Without};
 use weft_sys::tun::{Tun, TunOptions, VNET_HEADER_LENGTH, WithoutOffloads};
 use weft_sys::udp::{SockAddr, SocketOptions, UdpSocket};
 use weft_sys::wake::{self, Waker, wake_pair};
 
+use crate::buffers;
 use crate::namespace::{in_new_namespace_with_tun, ip, skip};
 
 const SHAPE: PoolShape = PoolShape { frames: 4, capacity: 65_700, stride: 65_728 };
@@ -62,7 +63,7 @@ impl Rig {
         let gathers = (0..GATHERS).map(|number| Gather::new(&region, number)).collect();
         let (waker, wake) = wake_pair().unwrap();
         let files = Files { tun, sockets: vec![socket], wake };
-        let ring = Ring::new(files, pools, GATHERS).unwrap();
+        let ring = Ring::new(files, pools, GATHERS, Without::default()).unwrap();
         Rig { ring, gathers, waker, local }
     }
 
@@ -235,9 +236,7 @@ fn receives_datagrams_and_trains() {
         };
         let sender = UdpSocket::bind("127.0.0.3:8285".parse().unwrap(), &options).unwrap();
         let bytes: Vec<u8> = (0..2500).map(|place| place as u8).collect();
-        let control = weft_sys::udp::SegmentControl::new(1000);
-        let parts = [std::io::IoSlice::new(&bytes)];
-        sender.send_train(&SockAddr::from(local), &parts, Some(&control)).unwrap();
+        buffers::send(&sender, &SockAddr::from(local), &bytes, Some(1000)).unwrap();
         let (train, _) = datagram(&mut rig);
         assert_eq!(train.payload.bytes(), bytes);
         assert_eq!(train.control.segment_size, Some(1000));

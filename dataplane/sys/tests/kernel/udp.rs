@@ -1,14 +1,15 @@
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use rustix::thread::CapabilitySet;
+use weft_sys::frame::PoolShape;
+use weft_sys::ring::{Datagram, Errno};
 use weft_sys::udp::{
-    Datagram, Received, SEGMENTS_MAX_UNKNOWN, SegmentControl, SockAddr, SocketError, SocketOptions,
-    UdpSocket, path_mtu, probe_segments_max,
+    RECEIVE_BATCH, Received, SEGMENTS_MAX_UNKNOWN, SEND_BATCH, SockAddr, SocketError,
+    SocketOptions, UdpSocket, path_mtu, probe_segments_max,
 };
 
+use crate::buffers::{Buffers, receive, send};
 use crate::namespace::{give_up, in_new_namespace, ip, skip};
 
 const MIB: usize = 1 << 20;
@@ -40,21 +41,6 @@ fn add_underlay() {
     ip("address add 192.0.2.7/24 dev under");
     ip("link set beyond up");
     ip("link set under up");
-}
-
-/// Receive, waiting for at most a second.
-fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Datagram {
-    let start = Instant::now();
-    loop {
-        match socket.receive_train(buffer) {
-            Ok(datagram) => return datagram,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                assert!(start.elapsed() < Duration::from_secs(1), "nothing arrived");
-                sleep(Duration::from_millis(1));
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
 }
 
 #[test]
@@ -158,21 +144,14 @@ fn carries_a_train_in_one_piece() {
             assert!(receiver.gro() && receiver.segments_max() >= 64);
             let sender = bind(&text.replace("8285", "0"));
             let payload: Vec<u8> = (0..10 * 1400 - 100).map(|index| (index % 251) as u8).collect();
-            let parts: Vec<_> = payload.chunks(700).map(IoSlice::new).collect();
             let to = SockAddr::from(receiver.local());
-            let sent = sender.send_train(&to, &parts, Some(&SegmentControl::new(1400))).unwrap();
-            assert_eq!(sent, payload.len());
+            assert_eq!(send(&sender, &to, &payload, Some(1400)), Ok(1));
 
-            let mut buffer = vec![0; 65_536];
-            let datagram = receive(&receiver, &mut buffer);
-            let expected = Datagram {
-                length: payload.len(),
-                from: Some(sender.local()),
-                received: Received { segment_size: Some(1400), overflow: None },
-                truncated: false,
-            };
-            assert_eq!(datagram, expected);
-            assert_eq!(buffer[..datagram.length], payload);
+            let datagram = receive(&receiver, &Buffers::new());
+            assert_eq!(datagram.sender, Some(sender.local()));
+            let control = Received { segment_size: Some(1400), overflow: None };
+            assert_eq!((datagram.control, datagram.truncated), (control, false));
+            assert_eq!(datagram.payload.bytes(), payload);
         }
     });
 }
@@ -187,14 +166,14 @@ fn takes_a_train_apart_without_gro() {
         assert_eq!(receiver.segments_max(), 1);
         let payload = [7; 2500];
         let to = SockAddr::from(receiver.local());
-        bind("127.0.0.1:0")
-            .send_train(&to, &[IoSlice::new(&payload)], Some(&SegmentControl::new(1000)))
-            .unwrap();
-        for length in [1000, 1000, 500] {
-            let datagram = receive(&receiver, &mut [0; 65_536]);
-            assert_eq!(datagram.length, length);
-            assert_eq!(datagram.received.segment_size, None);
-        }
+        send(&bind("127.0.0.1:0"), &to, &payload, Some(1000)).unwrap();
+        let buffers = Buffers::new();
+        let mut datagrams = Vec::new();
+        let more = receiver.receive_trains(&buffers.pool, |datagram| datagrams.push(datagram));
+        assert_eq!(more, Ok(false));
+        let lengths: Vec<_> = datagrams.iter().map(|datagram| datagram.payload.len()).collect();
+        assert_eq!(lengths, [1000, 1000, 500]);
+        assert!(datagrams.iter().all(|datagram| datagram.control.segment_size.is_none()));
     });
 }
 
@@ -208,17 +187,15 @@ fn counts_what_a_full_buffer_drops() {
         let to = SockAddr::from(receiver.local());
         let sent = 40;
         for _ in 0..sent {
-            sender.send_train(&to, &[IoSlice::new(&[0; 1000])], None).unwrap();
+            send(&sender, &to, &[0; 1000], None).unwrap();
         }
-        let mut arrived = 0;
-        while receiver.receive_train(&mut [0; 2000]).is_ok() {
-            arrived += 1;
-        }
+        let (mut arrived, buffers) = (0, Buffers::new());
+        while receiver.receive_trains(&buffers.pool, |_| arrived += 1).is_ok() {}
         assert!(arrived < sent, "the buffer was meant to overflow");
         // The next one to arrive tells.
-        sender.send_train(&to, &[IoSlice::new(&[0; 10])], None).unwrap();
-        let datagram = receive(&receiver, &mut [0; 2000]);
-        assert_eq!(datagram.received.overflow, Some(sent - arrived));
+        send(&sender, &to, &[0; 10], None).unwrap();
+        let datagram = receive(&receiver, &buffers);
+        assert_eq!(datagram.control.overflow, Some(sent - arrived));
     });
 }
 
@@ -228,10 +205,68 @@ fn says_when_the_buffer_was_too_small() {
         ip("link set lo up");
         let receiver = bind("127.0.0.1:8285");
         let to = SockAddr::from(receiver.local());
-        bind("127.0.0.1:0").send_train(&to, &[IoSlice::new(&[0; 100])], None).unwrap();
-        let datagram = receive(&receiver, &mut [0; 60]);
+        send(&bind("127.0.0.1:0"), &to, &[0; 100], None).unwrap();
+        let capacity = Datagram::OVERHEAD + 60;
+        let buffers = Buffers::with(PoolShape { frames: 1, capacity, stride: 192 });
+        let datagram = receive(&receiver, &buffers);
         assert!(datagram.truncated);
-        assert_eq!(datagram.length, 60);
+        assert_eq!(datagram.payload.len(), 60);
+    });
+}
+
+/// A call stops at the first train that is refused; what was behind it was not tried.
+#[test]
+fn sends_trains_in_order_up_to_the_first_refused() {
+    in_new_namespace("sends_trains_in_order_up_to_the_first_refused", || {
+        ip("link set lo mtu 1500 up");
+        let receiver = bind("127.0.0.1:8285");
+        let (to, sender) = (SockAddr::from(receiver.local()), bind("127.0.0.1:0"));
+        let buffers = Buffers::new();
+        let sizes = [10, 300, 1473, 20];
+        let mut trains: Vec<_> =
+            sizes.iter().map(|size| buffers.train(&to, &vec![7; *size])).collect();
+        let cut = [None, Some(100), None, None];
+        for (done, outcome) in [(0, Ok(2)), (2, Err(Errno::MSGSIZE)), (3, Ok(1))] {
+            let left = trains.iter_mut().zip(cut).skip(done);
+            assert_eq!(sender.send_trains(left), outcome);
+        }
+        let mut arrived = Vec::new();
+        let take = |datagram: Datagram| {
+            arrived.push((datagram.payload.len(), datagram.control.segment_size));
+        };
+        assert_eq!(receiver.receive_trains(&buffers.pool, take), Ok(false));
+        assert_eq!(arrived, [(10, None), (300, Some(100)), (20, None)]);
+    });
+}
+
+#[test]
+fn sends_and_receives_batches() {
+    in_new_namespace("sends_and_receives_batches", || {
+        ip("link set lo up");
+        let receiver = bind("127.0.0.1:8285");
+        let (to, sender) = (SockAddr::from(receiver.local()), bind("127.0.0.1:0"));
+        let shape = PoolShape { frames: 64, capacity: 2000, stride: 2048 };
+        let buffers = Buffers::with(shape);
+        let mut trains: Vec<_> =
+            (0..=SEND_BATCH).map(|number| buffers.train(&to, &[number as u8])).collect();
+        let sent = sender.send_trains(trains.iter_mut().map(|train| (train, None)));
+        assert_eq!(sent, Ok(SEND_BATCH), "one more waits");
+        let mut arrived = Vec::<u8>::new();
+        let mut held = Vec::new();
+        for more in [true, true] {
+            let take = |datagram: Datagram| {
+                arrived.extend(datagram.payload.bytes());
+                held.push(datagram);
+            };
+            assert_eq!(receiver.receive_trains(&buffers.pool, take), Ok(more));
+        }
+        assert_eq!(arrived.len(), 2 * RECEIVE_BATCH);
+        assert!(arrived.iter().zip(0..).all(|(byte, number)| *byte == number));
+        let nobody = |_: Datagram| panic!("there is no frame");
+        assert_eq!(receiver.receive_trains(&buffers.pool, nobody), Err(Errno::NOBUFS));
+        held.clear();
+        assert_eq!(receiver.receive_trains(&buffers.pool, nobody), Err(Errno::AGAIN));
+        assert_eq!(buffers.pool.held(), 0, "frames that were not filled go back");
     });
 }
 
@@ -245,13 +280,9 @@ fn probes_the_segment_limit() {
         assert_eq!(limit, probe_segments_max(address("[::1]:0").ip()));
         let socket = bind("127.0.0.1:8285");
         let to = SockAddr::from(socket.local());
-        let send = |segments: u16| {
-            let payload = vec![0; usize::from(segments)];
-            let control = SegmentControl::new(1);
-            socket.send_train(&to, &[IoSlice::new(&payload)], Some(&control))
-        };
-        assert_eq!(send(limit).unwrap(), usize::from(limit));
-        assert_eq!(send(limit + 1).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        let attempt = |segments: u16| send(&socket, &to, &vec![0; usize::from(segments)], Some(1));
+        assert_eq!(attempt(limit), Ok(1));
+        assert_eq!(attempt(limit + 1), Err(Errno::INVAL));
     });
 }
 
@@ -310,10 +341,8 @@ fn refuses_a_segment_beyond_the_path() {
         let to = SockAddr::from(receiver.local());
         let sender = bind("127.0.0.1:0");
         let payload = [0; 1473];
-        let whole = sender.send_train(&to, &[IoSlice::new(&payload[..1472])], None);
-        assert_eq!(whole.unwrap(), 1472);
-        let error = sender.send_train(&to, &[IoSlice::new(&payload)], None).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+        assert_eq!(send(&sender, &to, &payload[..1472], None), Ok(1));
+        assert_eq!(send(&sender, &to, &payload, None), Err(Errno::MSGSIZE));
     });
 }
 
