@@ -8,6 +8,7 @@ pub mod server;
 pub mod show;
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -26,6 +27,8 @@ pub enum Question {
     Peers,
     /// Packets that were not handed on, and why: [`Drops`].
     Drops,
+    /// Give the lease back and end: [`Released`].
+    Release,
 }
 
 /// One line from a client.
@@ -257,6 +260,16 @@ pub struct Drop {
     pub text: String,
 }
 
+/// The lease was given back; the daemon ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// Its name in the source.
+    pub lease: String,
+}
+
+/// A lease on its way back, or why it stays.
+pub type Releasing = Pin<Box<dyn Future<Output = Result<Released, String>> + Send>>;
+
 /// What can answer. The server calls it on the control thread, so it must not wait.
 pub trait Answers: Send + Sync + 'static {
     /// State of the daemon.
@@ -265,4 +278,6 @@ pub trait Answers: Send + Sync + 'static {
     fn peers(&self) -> Peers;
     /// Packets not handed on.
     fn drops(&self) -> Drops;
+    /// Gives the lease back and ends.
+    fn release(&self) -> Releasing;
 }

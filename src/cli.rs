@@ -68,6 +68,8 @@ enum Command {
     Peers(Asking),
     /// Show packets that were not handed on, and why
     Drops(Asking),
+    /// Give this host's lease back and end the daemon, to take the host out of the cluster
+    Release(Asking),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +87,7 @@ fn run_question(command: &Command) -> ExitCode {
         Command::Status(asking) => (Question::Status, asking),
         Command::Peers(asking) => (Question::Peers, asking),
         Command::Drops(asking) => (Question::Drops, asking),
+        Command::Release(asking) => (Question::Release, asking),
     };
     match answer(question, asking) {
         Ok(text) => {
@@ -108,6 +111,7 @@ fn answer(question: Question, asking: &Asking) -> Result<String, AskError> {
         Question::Status => show::status(&decode(&answer)?),
         Question::Peers => show::peers(&decode(&answer)?),
         Question::Drops => show::drops(&decode(&answer)?),
+        Question::Release => show::released(&decode(&answer)?),
     })
 }
 

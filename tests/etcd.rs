@@ -367,6 +367,23 @@ fn a_stolen_lease_is_held_or_replaced() {
     assert!(file.contains(&subnet.replace(".0/24", ".1/24")), "{file}");
 }
 
+#[test]
+fn a_released_lease_is_free_and_the_daemon_ends() {
+    let Some(world) = World::with_config() else { return };
+    let (mut left, right) = world.start();
+    cut_off(&world.right);
+    let refusal = right.show_failure("release");
+    assert!(refusal.contains("does not answer"), "{refusal}");
+    rejoin(&world.right);
+    assert_eq!(right.ask("status")["lease"]["subnet"], "10.244.2.0/24", "nothing has happened");
+    let text = right.show("release");
+    assert!(text.contains("10.244.2.0-24 is given back"), "{text}");
+    assert_eq!(right.end().0, Some(0));
+    assert_eq!(world.etcd[0].value(&key("10.244.2.0-24")), None);
+    assert!(!fs::exists(world.right.file("state/leases")).unwrap());
+    left.wait_until("gone at once", |daemon| daemon.ask("status")["peers"] == 0);
+}
+
 /// As with two virtual machines behind one translated address: flanneld gives both one lease.
 #[test]
 fn two_hosts_with_one_public_address_get_a_subnet_each() {

@@ -40,7 +40,7 @@ use crate::source::{Source, SourceOptions};
 use crate::status::{Concern, DeviceStatus, Phase, StatusHandle};
 use crate::subnet_file::{self, SubnetFileError};
 
-pub use run::Running;
+pub use run::{Release, Running};
 
 /// An IPv4 (IPv6) and a UDP header around every inner packet, in bytes.
 const OVERHEAD_V4: u32 = 20 + 8;

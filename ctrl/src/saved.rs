@@ -94,6 +94,14 @@ impl Saved {
         File::open(directory)?.sync_all()
     }
 
+    /// Deletes the file. Blocks.
+    pub(crate) fn remove(directory: &Path) -> io::Result<()> {
+        match fs::remove_file(directory.join(FILE_NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the file, if there is one that is sound and of this source. Blocks.
     pub(crate) fn load(directory: &Path, source: &str) -> Option<Self> {
         let path = directory.join(FILE_NAME);

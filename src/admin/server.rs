@@ -131,7 +131,7 @@ async fn serve_client(
         let (answer, usable) = match line {
             _ if user != permitted_user => (failure("only root may ask"), false),
             Line::TooLong => (failure("the request is too long"), false),
-            Line::Whole(line) => (answer(&line, answers), true),
+            Line::Whole(line) => (answer(&line, answers).await, true),
         };
         timeout(PATIENCE, writing.write_all(&answer)).await??;
         if !usable {
@@ -157,11 +157,15 @@ async fn read_line(lines: &mut (impl AsyncBufReadExt + Unpin)) -> io::Result<Opt
     })
 }
 
-fn answer(line: &[u8], answers: &dyn Answers) -> Vec<u8> {
+async fn answer(line: &[u8], answers: &dyn Answers) -> Vec<u8> {
     match serde_json::from_slice::<Request>(line) {
         Ok(Request { cmd: Question::Status }) => encode(&answers.status()),
         Ok(Request { cmd: Question::Peers }) => encode(&answers.peers()),
         Ok(Request { cmd: Question::Drops }) => encode(&answers.drops()),
+        Ok(Request { cmd: Question::Release }) => match answers.release().await {
+            Ok(released) => encode(&released),
+            Err(sentence) => failure(&sentence),
+        },
         Err(error) => failure(&format!("the request was not understood: {error}")),
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Datastore, Drop, Drops, Peers, Status, Traffic, UnusedLease};
+use super::{Datastore, Drop, Drops, Peers, Released, Status, Traffic, UnusedLease};
 
 /// `weft status`.
 pub fn status(status: &Status) -> String {
@@ -89,6 +89,11 @@ pub fn drops(drops: &Drops) -> String {
     ];
     let shown: Vec<String> = sections.map(|(title, lines)| section(title, lines)).into();
     shown.join("\n")
+}
+
+/// `weft release`.
+pub fn released(released: &Released) -> String {
+    format!("The lease {} is given back, and the daemon ends.\n", released.lease)
 }
 
 /// What is not as somebody may expect it, though nothing is broken.

@@ -30,11 +30,12 @@ pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()
     let engine = forwarding.info();
     info!(engine = engine.engine, reason = engine.reason, "packets are moved");
     state.set_forwarding(Arc::clone(&forwarding));
+    let releases = state.take_releases();
     let acquired = begun.acquire().await?;
     forwarding.adopt(acquired.first_table())?;
     let running = acquired.configure(&name, index).await?;
     tokio::select! {
-        outcome = running.run(Tables(Arc::clone(&forwarding)), std::future::pending()) => outcome?,
+        outcome = running.run_releasable(Tables(Arc::clone(&forwarding)), std::future::pending(), releases) => outcome?,
         death = follow_events(&mut events, state) => bail!("The packet worker has ended: {death}"),
         never = announce_readiness(state) => match never {},
         never = watchdog::watch(&forwarding, state) => match never {},

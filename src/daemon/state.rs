@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+use weft_ctrl::controller::Release;
 use weft_ctrl::status::{self, StatusHandle};
 use weft_dataplane::Event;
 use weft_forward::counters::{DropsSnapshot, Snapshot};
@@ -17,7 +19,7 @@ use super::metrics::{Moving, Scrape};
 use super::watchdog::{Stall, Stalls};
 use crate::admin::{
     Answers, Datastore, Device, Drop, Drops, Engine, Interface, Lease, Network, Peer, Peers,
-    Stalled, Status, Traffic, UnusedLease,
+    Released, Releasing, Stalled, Status, Traffic, UnusedLease,
 };
 use crate::cli::VERSION;
 
@@ -27,12 +29,15 @@ pub(super) struct State {
     started: Instant,
     source: String,
     control: StatusHandle,
+    releases: mpsc::Sender<Release>,
     known: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     forwarding: Option<Arc<Forwarding>>,
+    /// For the control loop, once it runs.
+    wishes: Option<mpsc::Receiver<Release>>,
     paths: Paths,
     stalls: Stalls,
 }
@@ -40,11 +45,14 @@ struct Known {
 impl State {
     /// Nothing known yet. `source` says where leases come from.
     pub(super) fn new(source: String) -> Arc<Self> {
+        // One wish is enough to end the daemon; others wait for its outcome.
+        let (releases, wishes) = mpsc::channel(1);
         Arc::new(Self {
             started: Instant::now(),
             source,
             control: StatusHandle::new(),
-            known: Mutex::default(),
+            releases,
+            known: Mutex::new(Known { wishes: Some(wishes), ..Known::default() }),
         })
     }
 
@@ -89,6 +97,11 @@ impl State {
     /// Whether this host can be given work: the control loop says so, and packets are moved.
     pub(super) fn is_ready(&self) -> bool {
         self.control.is_ready() && self.known().stalls.now.is_none()
+    }
+
+    /// Where wishes to give the lease back arrive. There is one taker.
+    pub(super) fn take_releases(&self) -> mpsc::Receiver<Release> {
+        self.known().wishes.take().expect("the daemon starts once")
     }
 
     /// The parts of the node, each with what is wrong.
@@ -184,6 +197,21 @@ impl Answers for State {
         let control = self.control.snapshot();
         let paths = &self.known().paths;
         Peers { peers: control.peers.into_iter().map(|peer| describe(peer, paths)).collect() }
+    }
+
+    fn release(&self) -> Releasing {
+        let has_lease = self.control.snapshot().lease.is_some();
+        let releases = self.releases.clone();
+        Box::pin(async move {
+            if !has_lease {
+                return Err("there is no lease yet that could be given back".to_owned());
+            }
+            let (release, outcome) = Release::new();
+            let ended = || "the daemon is ending".to_owned();
+            releases.send(release).await.map_err(|_| ended())?;
+            let lease = outcome.await.map_err(|_| ended())??;
+            Ok(Released { lease })
+        })
     }
 
     fn drops(&self) -> Drops {

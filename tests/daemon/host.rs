@@ -305,6 +305,13 @@ impl Daemon<'_> {
         text(&self.question(question, &[]).stdout)
     }
 
+    /// What `weft <question>` says when it fails.
+    pub(crate) fn show_failure(&self, question: &str) -> String {
+        let output = self.question(question, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stderr)
+    }
+
     fn question(&self, question: &str, more: &[&str]) -> Output {
         let socket = self.host.file("weft.sock");
         let words = [&[WEFT, question, "--admin-socket", &socket], more].concat();

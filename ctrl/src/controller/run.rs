@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::own::{Changed, Life, OwnLease, State, Tried};
@@ -19,8 +19,8 @@ use crate::desired::Book;
 use crate::device::{self, DesiredDevice, Report};
 use crate::lease::Attributes;
 use crate::saved::{Saved, wall_clock};
-use crate::source::acquire::{Acquired as AcquiredLease, Origin, Request, acquire};
-use crate::source::{Health, Source, Update, Watch};
+use crate::source::acquire::{Acquired as AcquiredLease, Origin, Request, acquire, is_owned};
+use crate::source::{Health, Source, SourceError, Update, Watch};
 use crate::status::{Concern, Phase, StatusHandle};
 use crate::subnet_file::{self, Contents};
 
@@ -32,6 +32,22 @@ const SAVE_PAUSE: Duration = Duration::from_secs(2);
 
 /// It goes there at least this often, so that what does not change is known not to be old.
 const SAVE_PERIOD: Duration = Duration::from_secs(600);
+
+/// A store that does not take a lease back in this time is told of instead of waited for.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Somebody's wish that this node gives its lease back and ends.
+#[derive(Debug)]
+pub struct Release(oneshot::Sender<Result<String, String>>);
+
+impl Release {
+    /// A wish, and where its outcome arrives: the name of the lease, or why it was not given back.
+    #[must_use]
+    pub fn new() -> (Self, oneshot::Receiver<Result<String, String>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(sender), receiver)
+    }
+}
 
 /// Everything is set up.
 #[derive(Debug)]
@@ -63,6 +79,20 @@ impl Running {
         sink: impl TableSink,
         stop: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
+        let (_, nobody) = mpsc::channel(1);
+        self.run_releasable(sink, stop, nobody).await
+    }
+
+    /// The same, but ends also when a wish to give the lease back could be granted.
+    ///
+    /// # Errors
+    /// The device was deleted.
+    pub async fn run_releasable(
+        self,
+        sink: impl TableSink,
+        stop: impl Future<Output = ()>,
+        releases: mpsc::Receiver<Release>,
+    ) -> Result<(), RunError> {
         let Self { acquired, mut desired, report } = self;
         let (reports, reported) = watch::channel(report);
         let mut node = Node::new(acquired, sink);
@@ -74,7 +104,7 @@ impl Running {
         if node.is_unconfirmed {
             node.publish();
         }
-        let mut inputs = Inputs { watch: node.source.watch(), reported };
+        let mut inputs = Inputs { watch: node.source.watch(), reported, releases };
         let mut stop = pin!(stop);
         loop {
             match node.follow(&mut inputs, &desired, &reports, stop.as_mut()).await? {
@@ -91,6 +121,7 @@ impl Running {
 struct Inputs {
     watch: Watch,
     reported: watch::Receiver<Report>,
+    releases: mpsc::Receiver<Release>,
 }
 
 /// What the loop works on.
@@ -176,6 +207,11 @@ impl<S: TableSink> Node<S> {
                     show_report(&self.status, &inputs.reported.borrow_and_update());
                 }
                 tried = written(&mut self.writing) => self.handle_tried(tried),
+                Some(release) = inputs.releases.recv() => {
+                    if self.release(release).await {
+                        return Ok(Ended::Stopped);
+                    }
+                }
                 update = inputs.watch.next() => self.handle_update(update),
                 Ok(()) = health.changed() => self.show_health(&health.borrow_and_update()),
                 () = at(publish_at) => self.publish(),
@@ -346,6 +382,25 @@ impl<S: TableSink> Node<S> {
         self.keep_lease(Changed::Later);
     }
 
+    /// Returns whether the lease is given back. Nothing of it is kept for the next start, either.
+    async fn release(&mut self, Release(reply): Release) -> bool {
+        self.writing = None;
+        let name = self.own.name().to_owned();
+        let removing = remove_own(&*self.source, &name, &self.attributes);
+        let outcome = match timeout(RELEASE_PATIENCE, removing).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err("the store does not answer".to_owned()),
+        };
+        let done = outcome.is_ok();
+        if done {
+            info!(lease = name, "the own lease is given back");
+            self.saver.forget().await;
+        }
+        // If nobody waits for the answer any more, the log has it.
+        let _ = reply.send(outcome.map(|()| name));
+        done
+    }
+
     fn publish(&mut self) {
         let view = self.viewer.view(&self.book, &mut self.slots);
         let epoch =
@@ -427,6 +482,19 @@ impl Saver {
         Some(self.due_at)
     }
 
+    /// What was written must not be used by the next start.
+    async fn forget(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            // It has logged what went wrong.
+            let _ = writing.await;
+        }
+        let directory = self.directory.clone();
+        let removed = spawn_blocking(move || Saved::remove(&directory)).await;
+        if let Ok(Err(error)) = removed {
+            warn!(%error, "the saved leases could not be deleted");
+        }
+    }
+
     fn save(&mut self, saved: Option<Saved>) {
         if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
             self.due_at = Instant::now() + SAVE_PAUSE;
@@ -447,6 +515,23 @@ async fn written(writing: &mut Option<BoxFuture<'static, Tried>>) -> Tried {
     match writing {
         Some(writing) => writing.await,
         None => std::future::pending().await,
+    }
+}
+
+/// Deletes the lease if it is there and ours.
+async fn remove_own(
+    source: &dyn Source,
+    name: &str,
+    attributes: &Attributes,
+) -> Result<(), String> {
+    let sentence = |error: SourceError| error.sentence();
+    let Some(stored) = source.read(name).await.map_err(sentence)? else { return Ok(()) };
+    if !is_owned(attributes, &stored.value) {
+        return Err(format!("the lease {name} is another node's"));
+    }
+    match source.remove(&stored).await.map_err(sentence)? {
+        true => Ok(()),
+        false => Err(format!("the lease {name} was changed in this moment; try again")),
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::*;
-use crate::admin::{Drops, Peers, Status};
+use crate::admin::{Drops, Peers, Releasing, Status};
 
 struct Fixed;
 
@@ -17,6 +17,9 @@ impl Answers for Fixed {
     }
     fn drops(&self) -> Drops {
         Drops::default()
+    }
+    fn release(&self) -> Releasing {
+        Box::pin(async { Err("it stays".to_owned()) })
     }
 }
 
