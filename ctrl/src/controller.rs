@@ -16,7 +16,9 @@
 
 mod own;
 mod publish;
+mod release;
 mod run;
+mod save;
 mod start;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -40,7 +42,8 @@ use crate::source::{Source, SourceOptions};
 use crate::status::{Concern, DeviceStatus, Phase, StatusHandle};
 use crate::subnet_file::{self, SubnetFileError};
 
-pub use run::{Release, Running};
+pub use release::{Outcome, Release};
+pub use run::Running;
 
 /// An IPv4 (IPv6) and a UDP header around every inner packet, in bytes.
 const OVERHEAD_V4: u32 = 20 + 8;

@@ -6,48 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use super::own::{Changed, Life, OwnLease, State, Tried};
 use super::publish::Publisher;
+use super::release::{RELEASE_PATIENCE, Release, remove_own};
+use super::save::Saver;
 use super::{Acquired, OnLeaseLoss, RunError, Slots, TableSink, Viewer, with_cause};
 use crate::config::NetworkConfig;
 use crate::desired::Book;
 use crate::device::{self, DesiredDevice, Report};
 use crate::lease::Attributes;
 use crate::saved::{Saved, wall_clock};
-use crate::source::acquire::{Acquired as AcquiredLease, Origin, Request, acquire, is_owned};
-use crate::source::{Health, Source, SourceError, Update, Watch};
+use crate::source::acquire::{Acquired as AcquiredLease, Origin, Request, acquire};
+use crate::source::{Health, Source, Update, Watch};
 use crate::status::{Concern, Phase, StatusHandle};
 use crate::subnet_file::{self, Contents};
 
 /// How often everything is looked at that nobody tells of.
 const PERIOD: Duration = Duration::from_secs(10);
-
-/// What is known goes to disk this long after a change, so that many changes go together.
-const SAVE_PAUSE: Duration = Duration::from_secs(2);
-
-/// It goes there at least this often, so that what does not change is known not to be old.
-const SAVE_PERIOD: Duration = Duration::from_secs(600);
-
-/// A store that does not take a lease back in this time is told of instead of waited for.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(4);
-
-/// Somebody's wish that this node gives its lease back and ends.
-#[derive(Debug)]
-pub struct Release(oneshot::Sender<Result<String, String>>);
-
-impl Release {
-    /// A wish, and where its outcome arrives: the name of the lease, or why it was not given back.
-    #[must_use]
-    pub fn new() -> (Self, oneshot::Receiver<Result<String, String>>) {
-        let (sender, receiver) = oneshot::channel();
-        (Self(sender), receiver)
-    }
-}
 
 /// Everything is set up.
 #[derive(Debug)]
@@ -383,7 +362,7 @@ impl<S: TableSink> Node<S> {
     }
 
     /// Returns whether the lease is given back. Nothing of it is kept for the next start, either.
-    async fn release(&mut self, Release(reply): Release) -> bool {
+    async fn release(&mut self, release: Release) -> bool {
         self.writing = None;
         let name = self.own.name().to_owned();
         let removing = remove_own(&*self.source, &name, &self.attributes);
@@ -396,8 +375,7 @@ impl<S: TableSink> Node<S> {
             info!(lease = name, "the own lease is given back");
             self.saver.forget().await;
         }
-        // If nobody waits for the answer any more, the log has it.
-        let _ = reply.send(outcome.map(|()| name));
+        release.tell(outcome.map(|()| name));
         done
     }
 
@@ -459,79 +437,10 @@ impl<S: TableSink> Node<S> {
     }
 }
 
-/// Writes what is known to disk, on a thread of its own.
-struct Saver {
-    directory: std::path::PathBuf,
-    /// The network config that is in force.
-    document: String,
-    due_at: Instant,
-    writing: Option<JoinHandle<()>>,
-}
-
-impl Saver {
-    fn new(directory: std::path::PathBuf, document: String) -> Self {
-        let due_at = Instant::now() + SAVE_PERIOD;
-        Self { directory, document, due_at, writing: None }
-    }
-
-    fn mark(&mut self) {
-        self.due_at = self.due_at.min(Instant::now() + SAVE_PAUSE);
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        Some(self.due_at)
-    }
-
-    /// What was written must not be used by the next start.
-    async fn forget(&mut self) {
-        if let Some(writing) = self.writing.take() {
-            // It has logged what went wrong.
-            let _ = writing.await;
-        }
-        let directory = self.directory.clone();
-        let removed = spawn_blocking(move || Saved::remove(&directory)).await;
-        if let Ok(Err(error)) = removed {
-            warn!(%error, "the saved leases could not be deleted");
-        }
-    }
-
-    fn save(&mut self, saved: Option<Saved>) {
-        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
-            self.due_at = Instant::now() + SAVE_PAUSE;
-            return;
-        }
-        self.due_at = Instant::now() + SAVE_PERIOD;
-        let Some(saved) = saved else { return };
-        let directory = self.directory.clone();
-        self.writing = Some(spawn_blocking(move || {
-            if let Err(error) = saved.write(&directory) {
-                warn!(%error, "the leases could not be saved; the next start needs the source");
-            }
-        }));
-    }
-}
-
 async fn written(writing: &mut Option<BoxFuture<'static, Tried>>) -> Tried {
     match writing {
         Some(writing) => writing.await,
         None => std::future::pending().await,
-    }
-}
-
-/// Deletes the lease if it is there and ours.
-async fn remove_own(
-    source: &dyn Source,
-    name: &str,
-    attributes: &Attributes,
-) -> Result<(), String> {
-    let sentence = |error: SourceError| error.sentence();
-    let Some(stored) = source.read(name).await.map_err(sentence)? else { return Ok(()) };
-    if !is_owned(attributes, &stored.value) {
-        return Err(format!("the lease {name} is another node's"));
-    }
-    match source.remove(&stored).await.map_err(sentence)? {
-        true => Ok(()),
-        false => Err(format!("the lease {name} was changed in this moment; try again")),
     }
 }
 

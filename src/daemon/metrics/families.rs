@@ -43,6 +43,7 @@ pub(in crate::daemon) struct Moving {
 /// All metrics.
 pub(super) fn families(scrape: &Scrape) -> Vec<Family> {
     let mut all = daemon(scrape);
+    all.extend(store(&scrape.control));
     if let Some(moving) = &scrape.moving {
         all.extend(engine(moving));
         all.extend(traffic(&moving.counted.outbound, &moving.counted.inbound));
@@ -76,6 +77,22 @@ fn daemon(scrape: &Scrape) -> Vec<Family> {
             .resident_bytes
             .map(|bytes| gauge("resident_memory", resident, bytes).of(Unit::Bytes)),
     );
+    all
+}
+
+/// Where leases and config come from.
+fn store(control: &Status) -> Vec<Family> {
+    let source = &control.source;
+    let mut all = vec![
+        flag("store_connected", "Whether leases are followed now.", source.connected),
+        counter("store_listings", "Times that all leases were listed.", source.listings),
+        counter("store_restarts", "Times that following leases began again.", source.restarts),
+        counter("store_events", "Changes of leases seen, and leases listed.", source.events),
+        counter("store_errors", "Failures of the store, or on the way to it.", source.errors),
+    ];
+    let left = control.lease.as_ref().and_then(|lease| lease.expires_in_seconds);
+    let help = "Time until the own lease runs out unless it is renewed.";
+    all.extend(left.map(|left| gauge("lease_remaining", help, left).of(Unit::Seconds)));
     all
 }
 
