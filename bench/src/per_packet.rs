@@ -100,8 +100,8 @@ pub fn run(options: PerPacketOptions) -> Result<()> {
     let address = SocketAddrV4::new(options.local, options.port);
     let socket = UdpSocket::bind(address).with_context(|| format!("Cannot bind {address}"))?;
     if !options.bare {
-        let duplicate = socket.try_clone().context("Cannot duplicate the socket")?;
-        thread::spawn(move || poll_as_a_runtime(&duplicate));
+        let poll = watch_as_a_runtime(&socket)?;
+        thread::spawn(move || poll_as_a_runtime(poll));
     }
     let routes = Routes(options.peers);
     let buffer = vec![0; usize::from(mtu)];
@@ -110,12 +110,17 @@ pub fn run(options: PerPacketOptions) -> Result<()> {
     Forwarder { tun, socket, routes, own, port: options.port, buffer }.forward()
 }
 
-/// Waits for events of the socket that nobody wants, as Go's network poller does.
-fn poll_as_a_runtime(socket: &UdpSocket) -> Result<()> {
-    let mut poll = Poll::new().context("Cannot make an epoll set")?;
+/// An epoll set with the socket in it, as Go's network poller has.
+fn watch_as_a_runtime(socket: &UdpSocket) -> Result<Poll> {
+    let poll = Poll::new().context("Cannot make an epoll set")?;
     let interest = Interest::READABLE | Interest::WRITABLE;
     let watched = poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(0), interest);
     watched.context("Cannot watch the socket")?;
+    Ok(poll)
+}
+
+/// Waits for events that nobody wants.
+fn poll_as_a_runtime(mut poll: Poll) {
     let mut events = Events::with_capacity(128);
     loop {
         // An interrupted wait is as good as a wait that found nothing.

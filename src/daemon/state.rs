@@ -128,7 +128,8 @@ impl State {
         let id =
             |peer: &status::PeerStatus| PeerId { slot: peer.slot, generation: peer.generation };
         let lowered = |peer: &status::PeerStatus| {
-            Some((peer.outer.to_string(), known.paths.path_mtu(id(peer))?))
+            let path_mtu = known.paths.path_mtu(id(peer))?;
+            Some((peer.outer.to_string(), path_mtu))
         };
         let peers = &control.peers;
         Scrape {

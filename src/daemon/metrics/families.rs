@@ -201,7 +201,7 @@ fn events(counted: &Snapshot) -> Vec<Family> {
         counter("fragments_made", "IPv4 fragments made.", counted.fragments_made),
         counter(
             "segmentation_refused",
-            "Times that the kernel refused to segment to a peer.",
+            "Times that the kernel began to refuse to segment to a peer.",
             counted.segmentation_off,
         ),
         counter("path_mtu_lowered", "Times that a path MTU was lowered.", counted.path_mtu_lowered),
