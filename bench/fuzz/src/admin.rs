@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use weft::admin::server::AdminSocket;
-use weft::admin::{Answers, Drops, Failure, Peers, REQUEST_BYTES_MAX, Request, Status};
+use weft::admin::{Answers, Drops, Failure, Peers, REQUEST_BYTES_MAX, Releasing, Request, Status};
 
 /// One request line.
 pub fn admin_request(data: &[u8]) {
@@ -33,6 +33,10 @@ impl Answers for Nothing {
 
     fn drops(&self) -> Drops {
         Drops::default()
+    }
+
+    fn release(&self) -> Releasing {
+        Box::pin(async { Err("there is no lease".to_owned()) })
     }
 }
 
@@ -90,7 +94,7 @@ pub fn admin_socket(data: &[u8]) {
     let answers = SERVER.with_borrow_mut(|server| server.get_or_insert_with(Server::new).ask(data));
     let lines: Vec<&[u8]> = data.split_inclusive(|byte| *byte == b'\n').collect();
     let is_long = |line: &&[u8]| line.len() > REQUEST_BYTES_MAX;
-    let answered = match lines.iter().position(|line| is_long(line)) {
+    let answered = match lines.iter().position(is_long) {
         // The reset may overtake answers that were sent before.
         Some(_) => return assert!(answers.is_empty() || answers.contains(&b'\n')),
         None => lines.len(),

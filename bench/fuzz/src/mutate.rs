@@ -57,7 +57,7 @@ fn change(out: &mut Vec<u8>, other: &[u8], random: &mut Random) {
         1 => on(out, at, |byte| *byte = random.next_number() as u8),
         2 => on(out, at, |byte| *byte = EDGES[random.below(EDGES.len())]),
         3 => on(out, at, |byte| {
-            *byte = byte.wrapping_add((random.next_number() % 7) as u8).wrapping_sub(3)
+            *byte = byte.wrapping_add((random.next_number() % 7) as u8).wrapping_sub(3);
         }),
         4 => drop(out.drain(at..end)),
         5 => {
