@@ -270,12 +270,13 @@ fn start_worker(number: usize, other: i32, engine: EngineWish) -> Worker {
     };
     let socket = UdpSocket::bind(outer(number), &options).unwrap();
     let table = Arc::new(Table::new(table(number)).unwrap());
-    let segments_max = socket.segments_max();
+    let (segments_max, joined_max) = (socket.segments_max(), socket.kernel_segments_max());
     let sockets = vec![socket];
     let options = WorkerOptions {
         tun,
         sockets,
         segments_max,
+        joined_max,
         inner_mtu: 1472,
         table,
         engine,

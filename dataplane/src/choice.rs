@@ -60,8 +60,16 @@ impl<F: Framer, I: Io> Turns for Engine<F, I> {
 
 /// Makes the engine that is wished for, on the thread that will run it.
 pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Made), StartError> {
-    let WorkerOptions { tun, sockets, segments_max, inner_mtu, table, engine: wish, without } =
-        options;
+    let WorkerOptions {
+        tun,
+        sockets,
+        segments_max,
+        joined_max,
+        inner_mtu,
+        table,
+        engine: wish,
+        without,
+    } = options;
     let offloads = tun.offloads();
     let locals: Vec<IpAddr> = sockets.iter().map(|socket| socket.local().ip()).collect();
     let files = Files { tun, sockets, wake: parts.wake };
@@ -82,7 +90,7 @@ pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Ma
             locals,
         };
         let outbound = Outbound::new(Plain, gathers, segments_max, sockets);
-        let inbound = Inbound::new(Plain, offloads, parts.sum);
+        let inbound = Inbound::new(Plain, offloads, joined_max, parts.sum);
         Core::new(outbound, inbound, shared, parts.talk)
     };
     let (files, reason) = match wish {
@@ -96,7 +104,7 @@ pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Ma
                     return Ok(made(core(gathers), Uring::new(ring), reason.to_owned()));
                 }
                 Err(refused) => match *refused {
-                    (error, _) if wish == EngineWish::Uring => return Err(error.into()),
+                    (error, _) if wish == EngineWish::Uring => return Err(StartError::Ring(error)),
                     (error, files) => (files, error.to_string()),
                 },
             }

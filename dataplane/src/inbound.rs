@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use weft_forward::{
     checksum::Sum,
-    coalesce::{Coalescer, FLOWS_MAX, Group, Limits, SEGMENTS_MAX, Sink},
+    coalesce::{Coalescer, FLOWS_MAX, Group, Limits, Sink},
     drops::DropReason,
     mss, packet,
     table::{Sender, Table},
@@ -59,13 +59,13 @@ pub(crate) struct Inbound<F> {
 }
 
 impl<F: Framer> Inbound<F> {
-    /// `offloads` is what the device takes.
-    pub(crate) fn new(framer: F, offloads: Offloads, sum: Sum) -> Self {
+    /// `offloads` is what the device takes, `joined_max` how many segments in one packet.
+    pub(crate) fn new(framer: F, offloads: Offloads, joined_max: u16, sum: Sum) -> Self {
         let limits = Limits {
             udp: offloads.uso && offloads.checksum,
             tcp: offloads.tso && offloads.checksum,
             ecn: offloads.tso_ecn && offloads.checksum,
-            segments_max: SEGMENTS_MAX,
+            segments_max: usize::from(joined_max),
             bytes_max: BYTES_MAX,
         };
         Inbound {

@@ -6,5 +6,5 @@ mod rig;
 
 pub(crate) use self::{
     packets::{Inner, Transport},
-    rig::{Rig, Sent, deliver, table_input},
+    rig::{ALL, Rig, Sent, deliver, table_input},
 };

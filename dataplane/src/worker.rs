@@ -45,6 +45,8 @@ pub struct WorkerOptions {
     pub sockets: Vec<UdpSocket>,
     /// Datagrams that the kernel can cut one train into; 1 if it cannot.
     pub segments_max: u16,
+    /// Datagrams that the kernel takes joined into one packet when it is written to the device.
+    pub joined_max: u16,
     /// MTU of the device in bytes: the inner packets that every path is expected to take.
     pub inner_mtu: u16,
     /// The first table.
@@ -106,8 +108,8 @@ pub enum Event {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The ring could not be made.
-    #[error(transparent)]
-    Ring(#[from] SetupError),
+    #[error("{0}. The engine epoll needs none of this")]
+    Ring(#[source] SetupError),
     /// Readiness cannot be watched.
     #[error("The files cannot be watched: {0}")]
     Poller(#[source] io::Error),

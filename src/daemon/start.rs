@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 use weft_ctrl::controller::{self, Begun};
-use weft_dataplane::{Event, WorkerOptions};
+use weft_dataplane::{EngineWish, Event, WorkerInfo, WorkerOptions};
 use weft_forward::table::{Table, TableInput};
 use weft_sys::udp::UdpSocket;
 
@@ -26,9 +26,8 @@ pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()
     // With an empty table, so that a kernel that refuses the engine is found out before the lease
     // is taken.
     let (forwarding, mut events) = Forwarding::start(opened)?;
+    log_engine(options, forwarding.info());
     degraded::log(forwarding.info(), options.without);
-    let engine = forwarding.info();
-    info!(engine = engine.engine, reason = engine.reason, "packets are moved");
     state.set_forwarding(Arc::clone(&forwarding));
     let releases = state.take_releases();
     let acquired = begun.acquire().await?;
@@ -48,17 +47,31 @@ async fn open(begun: &Begun, options: &Options) -> Result<WorkerOptions> {
     let tun = device::open_device(without).await?;
     let sockets = device::open_sockets(&begun.bind_addresses(), without).await?;
     let segments_max = sockets.iter().map(UdpSocket::segments_max).min().unwrap_or(1);
+    let joined_max = sockets.iter().map(UdpSocket::kernel_segments_max).min().unwrap_or(1);
     let inner_mtu = u16::try_from(begun.mtu()).context("the MTU is too large for IP")?;
     let table = Table::new(TableInput::default()).context("the empty table was refused")?;
     Ok(WorkerOptions {
         tun,
         sockets,
         segments_max,
+        joined_max,
         inner_mtu,
         table: Arc::new(table),
         engine: options.engine,
         without: without.ring,
     })
+}
+
+/// A warning if the kernel left no choice.
+fn log_engine(options: &Options, info: &WorkerInfo) {
+    let (engine, reason) = (info.engine, &info.reason);
+    let wanted_all =
+        options.engine == EngineWish::Auto && options.without.ring == Default::default();
+    if wanted_all && engine == "epoll" {
+        warn!(engine, reason, "packets are moved by the second best engine");
+    } else {
+        info!(engine, reason, "packets are moved");
+    }
 }
 
 /// Ends with the reason when the worker has ended by itself.

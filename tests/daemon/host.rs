@@ -233,10 +233,16 @@ impl Host {
 
     /// Starts a daemon and does not wait for it.
     pub(crate) fn spawn(&self, more: &[&str]) -> Daemon<'_> {
+        self.spawn_by(&[], more)
+    }
+
+    /// As [`Host::spawn`], started by a command that becomes the daemon.
+    pub(crate) fn spawn_by(&self, starter: &[&str], more: &[&str]) -> Daemon<'_> {
         let log = self.file("log");
         let errors = fs::File::create(&log).unwrap();
-        let child = self.daemon_command(more).stderr(errors).stdout(Stdio::null()).spawn().unwrap();
-        Daemon { host: self, child, log }
+        let mut command = self.command(&[starter, &[WEFT, "daemon"]].concat());
+        command.args(self.arguments()).args(more).stderr(errors).stdout(Stdio::null());
+        Daemon { host: self, child: command.spawn().unwrap(), log }
     }
 
     /// Starts a daemon and waits until it is ready.

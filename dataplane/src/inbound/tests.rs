@@ -7,7 +7,7 @@ use weft_sys::{ring::Errno, tun::Offloads};
 use super::WRITES_A_PACKET;
 use crate::{
     memory::WRITES,
-    testing::{Inner, Rig, Transport, table_input},
+    testing::{ALL, Inner, Rig, Transport, table_input},
 };
 
 /// A pod of ours, and one of the peer that sends from [`OUTER`].
@@ -121,10 +121,9 @@ fn datagrams_of_one_turn_are_joined() {
 
 #[test]
 fn what_the_device_does_not_take_joined_is_written_alone() {
-    let all = Offloads { checksum: true, tso: true, tso_ecn: true, uso: true };
-    let without_uso = Offloads { uso: false, ..all };
-    let without_tso = Offloads { tso: false, tso_ecn: false, ..all };
-    let without_checksum = Offloads { checksum: false, ..all };
+    let without_uso = Offloads { uso: false, ..ALL };
+    let without_tso = Offloads { tso: false, tso_ecn: false, ..ALL };
+    let without_checksum = Offloads { checksum: false, ..ALL };
     for (offloads, packet) in [
         (without_uso, udp(4000)),
         (without_tso, tcp(4000)),
@@ -138,6 +137,18 @@ fn what_the_device_does_not_take_joined_is_written_alone() {
         assert!(rig.receive(OUTER, &train, Some(size)));
         let expected: Vec<_> = segments.iter().map(Inner::build).collect();
         assert_eq!(rig.write_plain(), expected);
+    }
+}
+
+/// Linux before 6.9 takes 64 segments, and drops what has more.
+#[test]
+fn no_more_is_joined_than_the_kernel_takes() {
+    for (joined_max, lengths) in [(128, vec![10_000]), (64, vec![6400, 3600])] {
+        let mut rig = Rig::joining(joined_max, 64, ALL);
+        assert!(rig.receive(OUTER, &concat(&udp(10_000).cut(100)), Some(128)));
+        let written = rig.write(Ok(0));
+        let payload = |bytes: &Vec<u8>| bytes.len() - virtio::LENGTH - 28;
+        assert_eq!(written.iter().map(payload).collect::<Vec<_>>(), lengths);
     }
 }
 

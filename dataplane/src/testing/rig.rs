@@ -35,6 +35,10 @@ use crate::{
 /// that asking the kernel for the path stays on this host. The last one takes no IPv6.
 const PEERS: u16 = 3;
 
+/// What the device takes joined, and how many segments.
+pub(crate) const ALL: Offloads = Offloads { checksum: true, tso: true, tso_ecn: true, uso: true };
+const JOINED_MAX: u16 = 128;
+
 /// Our own subnet is 10.244.1.0/24 and fd00:244:0:1::/64.
 pub(crate) fn table_input() -> TableInput {
     TableInput {
@@ -109,11 +113,15 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Rig {
-        let all = Offloads { checksum: true, tso: true, tso_ecn: true, uso: true };
-        Rig::with(64, all)
+        Rig::with(64, ALL)
     }
 
     pub(crate) fn with(segments_max: u16, offloads: Offloads) -> Rig {
+        Rig::joining(JOINED_MAX, segments_max, offloads)
+    }
+
+    /// On a kernel that takes so many segments in one packet.
+    pub(crate) fn joining(joined_max: u16, segments_max: u16, offloads: Offloads) -> Rig {
         let (pools, mut gathers) = memory::lay_out().unwrap();
         let for_writes = gathers.split_off(usize::from(TRAINS));
         let (event_queue, events) = bounded(8);
@@ -133,7 +141,7 @@ impl Rig {
             icmp_limits: crate::shared::IcmpLimits::new(),
         };
         let outbound = Outbound::new(Plain, gathers, segments_max, 1);
-        let inbound = Inbound::new(Plain, offloads, checksum::portable);
+        let inbound = Inbound::new(Plain, offloads, joined_max, checksum::portable);
         Rig { outbound, inbound, shared, events, pools, seen: Vec::new() }
     }
 

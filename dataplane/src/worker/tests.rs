@@ -36,12 +36,8 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn in_namespace(name: &str, test: impl FnOnce() + Send + 'static) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let skip = |why: &str| {
-        // Past the test harness, which keeps what passing tests print to itself.
-        io::stderr().write_all(format!("SKIPPED: {name}: {why}\n").as_bytes()).unwrap();
-    };
     if !Path::new("/dev/net/tun").exists() {
-        return skip("there is no /dev/net/tun");
+        return skip(name, "there is no /dev/net/tun");
     }
     let body = move || match unshare(CloneFlags::CLONE_NEWNET) {
         Ok(()) => {
@@ -53,15 +49,31 @@ fn in_namespace(name: &str, test: impl FnOnce() + Send + 'static) {
         Err(error) => panic!("unshare failed: {error}"),
     };
     if !thread::spawn(body).join().expect("the test passes") {
-        skip("a network namespace cannot be made (not root)");
+        skip(name, "a network namespace cannot be made (not root)");
     }
 }
 
+fn skip(name: &str, why: &str) {
+    // Past the test harness, which keeps what passing tests print to itself.
+    io::stderr().write_all(format!("SKIPPED: {name}: {why}\n").as_bytes()).unwrap();
+}
+
 /// Runs `test` for one engine after the other.
-fn with_each_engine(name: &str, test: impl Fn(EngineWish) + Copy + Send + 'static) {
-    for engine in [EngineWish::Uring, EngineWish::Epoll] {
-        in_namespace(name, move || test(engine));
-    }
+fn with_each_engine(name: &'static str, test: impl Fn(EngineWish) + Copy + Send + 'static) {
+    in_namespace(name, move || test(EngineWish::Epoll));
+    in_namespace(name, move || match without_uring() {
+        None => test(EngineWish::Uring),
+        Some(reason) => skip(name, &format!("only with the engine epoll: {reason}")),
+    });
+}
+
+/// Why this kernel gives no ring.
+fn without_uring() -> Option<String> {
+    let socket = large_socket("127.0.0.1:8285");
+    let worker = try_start(EngineWish::Auto, socket, Without::default()).unwrap();
+    let info = worker.info().clone();
+    worker.stop(PATIENCE).unwrap();
+    (info.engine == "epoll").then_some(info.reason)
 }
 
 fn ip(words: &str) {
@@ -76,32 +88,48 @@ fn device_is_there() -> bool {
 
 /// A worker on `flannel0` with 10.244.1.1/16, and a socket on 127.0.0.1:8285.
 fn start(engine: EngineWish) -> Worker {
+    start_with(engine, large_socket("127.0.0.1:8285"))
+}
+
+fn start_with(engine: EngineWish, socket: UdpSocket) -> Worker {
+    let worker = try_start(engine, socket, Without::default()).unwrap();
+    let expected = if engine == EngineWish::Uring { "uring" } else { "epoll" };
+    assert_eq!((worker.info().engine, worker.info().reason.as_str()), (expected, "asked for"));
+    worker
+}
+
+fn try_start(
+    engine: EngineWish,
+    socket: UdpSocket,
+    without: Without,
+) -> Result<Worker, StartError> {
     let options =
         TunOptions { name: "flannel0", queue_length: 500, without: WithoutOffloads::default() };
     let tun = Tun::open(&options).unwrap();
     ip("link set flannel0 addrgenmode none mtu 1472");
     ip("address add 10.244.1.1/16 dev flannel0");
     ip("link set flannel0 up");
-    let socket = large_socket("127.0.0.1:8285");
     let options = WorkerOptions {
         tun,
         segments_max: socket.segments_max(),
+        joined_max: socket.kernel_segments_max(),
         sockets: vec![socket],
         inner_mtu: 1472,
         table: Arc::new(Table::new(table_input()).unwrap()),
         engine,
-        without: Without::default(),
+        without,
     };
-    let worker = spawn(options).unwrap();
-    let expected = if engine == EngineWish::Uring { "uring" } else { "epoll" };
-    assert_eq!((worker.info().engine, worker.info().reason.as_str()), (expected, "asked for"));
-    worker
+    spawn(options)
 }
 
 fn large_socket(address: &str) -> UdpSocket {
+    sized_socket(address, 4 << 20)
+}
+
+fn sized_socket(address: &str, send_buffer: usize) -> UdpSocket {
     let options = SocketOptions {
         receive_buffer: 4 << 20,
-        send_buffer: 4 << 20,
+        send_buffer,
         gro: true,
         gso: true,
         reuse_port: false,
@@ -347,6 +375,63 @@ fn a_burst_is_handled_without_anything_else_happening() {
         let counters = worker.counters();
         assert_eq!(worker.stop(PATIENCE), Ok(()));
         assert_accounted(&counters);
+    });
+}
+
+/// A slow link and a small send buffer: trains are refused all the time, frames run out, and still
+/// every packet arrives, in order.
+#[test]
+fn order_holds_when_the_send_buffer_is_full() {
+    with_each_engine("order_holds_when_the_send_buffer_is_full", |engine| {
+        let words = "qdisc add dev lo root tbf rate 100mbit burst 20k limit 1000000";
+        let limited = process::Command::new("tc").args(words.split(' ')).status();
+        if !limited.is_ok_and(|status| status.success()) {
+            skip("order_holds_when_the_send_buffer_is_full", "there is no tbf");
+            return;
+        }
+        let worker = start_with(engine, sized_socket("127.0.0.1:8285", 20_000));
+        let (pod, peer) = (socket("10.244.1.1:5201"), socket("127.0.0.2:8285"));
+        let (sent, window) = (3000_u32, 400);
+        let mut buffer = [0; 2000];
+        for number in 0..sent + window {
+            if number < sent {
+                let mut packet = [0; 700];
+                packet[..4].copy_from_slice(&number.to_be_bytes());
+                // Sizes differ, so that many trains leave in one turn.
+                let length = 600 + (number % 7 * 10) as usize;
+                pod.send_to(&packet[..length], "10.244.2.7:40000").unwrap();
+            }
+            if let Some(expected) = number.checked_sub(window) {
+                let (length, _) = peer.recv_from(&mut buffer).expect("the next packet");
+                assert_eq!(payload(&buffer[..length])[..4], expected.to_be_bytes());
+            }
+        }
+        let counters = worker.counters();
+        assert_eq!(worker.stop(PATIENCE), Ok(()));
+        assert_accounted(&counters);
+        let now = counters.snapshot();
+        assert_eq!(now.outbound.drops.total(), 0);
+        let moved = |name: &str| now.fields().any(|(field, value)| field == name && value > 0);
+        assert!(moved("send_retries") && moved("buffers_exhausted_tun"), "{now:?}");
+    });
+}
+
+/// What is missing is told, and nothing of it is needed by the other engine.
+#[test]
+fn an_engine_is_chosen_by_what_is_there() {
+    with_each_engine("an_engine_is_chosen_by_what_is_there", |engine| {
+        let without = Without { multishot: true, ..Without::default() };
+        let chosen = |engine| try_start(engine, large_socket("127.0.0.1:8285"), without);
+        let named = |worker: &Worker| (worker.info().engine, worker.info().reason.clone());
+        if engine == EngineWish::Uring {
+            let error = chosen(engine).unwrap_err().to_string();
+            assert!(error.contains("multishot reads") && error.contains("epoll"), "{error}");
+            assert!(!device_is_there());
+        }
+        let worker = chosen(EngineWish::Auto).unwrap();
+        let (name, reason) = named(&worker);
+        assert_eq!(name, "epoll");
+        assert!(reason.contains("multishot reads"), "{reason}");
     });
 }
 

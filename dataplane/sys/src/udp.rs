@@ -64,6 +64,7 @@ pub struct UdpSocket {
     local: SocketAddr,
     gro: bool,
     segments_max: u16,
+    kernel_segments_max: u16,
     buffers: BufferSizes,
 }
 
@@ -92,8 +93,9 @@ impl UdpSocket {
         option::bind(fd, local).map_err(|source| explain_bind(source, local))?;
 
         let local = socket.local_addr().map_err(describe("read the bound address"))?;
-        let segments_max = if options.gso { probe_segments_max(local.ip()) } else { 1 };
-        Ok(UdpSocket { socket, local, gro, segments_max, buffers })
+        let kernel_segments_max = probe_segments_max(local.ip());
+        let segments_max = if options.gso { kernel_segments_max } else { 1 };
+        Ok(UdpSocket { socket, local, gro, segments_max, kernel_segments_max, buffers })
     }
 
     /// The bound address, with the port that was chosen if 0 was asked for.
@@ -119,6 +121,13 @@ impl UdpSocket {
     #[must_use]
     pub fn segments_max(&self) -> u16 {
         self.segments_max
+    }
+
+    /// Datagrams that the kernel takes as one, wherever they come from and whether or not trains
+    /// were asked for here.
+    #[must_use]
+    pub fn kernel_segments_max(&self) -> u16 {
+        self.kernel_segments_max
     }
 
     /// The buffer sizes that were reached.

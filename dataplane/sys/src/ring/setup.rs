@@ -55,7 +55,7 @@ pub enum SetupError {
         source: Option<io::Error>,
     },
     /// It was asked to do without it.
-    #[error("{feature} was excluded by --without")]
+    #[error("Told to do without {feature}")]
     Withheld {
         /// What is not to be used.
         feature: &'static str,
@@ -115,8 +115,6 @@ fn build() -> Result<IoUring, SetupError> {
         .dontfork()
         .build(SUBMISSIONS)
         .map_err(|source| match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => SetupError::Forbidden(source),
-            Some(libc::ENOMEM) => SetupError::Memory(source),
             Some(libc::ENOSYS) => {
                 SetupError::Missing { feature: IO_URING, since: "5.1", source: Some(source) }
             }
@@ -125,15 +123,23 @@ fn build() -> Result<IoUring, SetupError> {
                 since: "6.1",
                 source: Some(source),
             },
-            _ => SetupError::Step { step: "set up io_uring", source },
+            _ => refused("set up io_uring")(source),
         })
+}
+
+/// What it means that a step was refused, whichever it was.
+fn refused(step: &'static str) -> impl FnOnce(io::Error) -> SetupError {
+    move |source| match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => SetupError::Forbidden(source),
+        Some(libc::ENOMEM) => SetupError::Memory(source),
+        _ => SetupError::Step { step, source },
+    }
 }
 
 fn check_operations(ring: &IoUring, without: Without) -> Result<(), SetupError> {
     let mut probe = Probe::new();
-    ring.submitter()
-        .register_probe(&mut probe)
-        .map_err(|source| SetupError::Step { step: "list the operations of io_uring", source })?;
+    let listed = ring.submitter().register_probe(&mut probe);
+    listed.map_err(refused("list the operations of io_uring"))?;
     for (operation, feature, since) in OPERATIONS {
         if !probe.is_supported(operation) {
             return Err(SetupError::Missing { feature, since, source: None });
@@ -147,12 +153,11 @@ fn check_operations(ring: &IoUring, without: Without) -> Result<(), SetupError> 
 
 /// Registers files and frame pools, restricts the ring to what it uses, and enables it.
 fn register(ring: &IoUring, files: &Files, pools: &Pools) -> Result<(), SetupError> {
-    let step = |step| move |source| SetupError::Step { step, source };
     let submitter = ring.submitter();
 
     let mut descriptors = vec![files.tun.as_raw_fd(), files.wake.as_raw_fd()];
     descriptors.extend(files.sockets.iter().map(AsRawFd::as_raw_fd));
-    submitter.register_files(&descriptors).map_err(step("register files with io_uring"))?;
+    submitter.register_files(&descriptors).map_err(refused("register files with io_uring"))?;
 
     for pool in [&pools.tun, &pools.udp] {
         register_pool(ring, pool)?;
@@ -169,8 +174,8 @@ fn register(ring: &IoUring, files: &Files, pools: &Pools) -> Result<(), SetupErr
     ));
     submitter
         .register_restrictions(&mut allowed)
-        .map_err(step("restrict the operations of io_uring"))?;
-    submitter.register_enable_rings().map_err(step("enable io_uring"))
+        .map_err(refused("restrict the operations of io_uring"))?;
+    submitter.register_enable_rings().map_err(refused("enable io_uring"))
 }
 
 fn register_pool(ring: &IoUring, pool: &FramePool) -> Result<(), SetupError> {
@@ -185,7 +190,7 @@ fn register_pool(ring: &IoUring, pool: &FramePool) -> Result<(), SetupError> {
             since: "5.19",
             source: Some(source),
         },
-        _ => SetupError::Step { step: "register a buffer ring with io_uring", source },
+        _ => refused("register a buffer ring with io_uring")(source),
     })?;
     pool.fill();
     Ok(())

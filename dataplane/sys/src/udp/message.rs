@@ -73,7 +73,7 @@ pub(super) fn receive_many(
     }
     let mut parts = ArrayVec::<libc::iovec, RECEIVE_BATCH>::new();
     let mut messages = ArrayVec::<libc::mmsghdr, RECEIVE_BATCH>::new();
-    for (index, frame) in frames.iter_mut().enumerate() {
+    for frame in &mut frames {
         let bytes = frame.bytes_mut().expect("a free frame has one handle");
         let [name, control, payload] = Datagram::places(bytes);
         parts.push(libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() });
@@ -82,9 +82,11 @@ pub(super) fn receive_many(
         message.msg_namelen = name.len() as libc::socklen_t;
         message.msg_control = control.as_mut_ptr().cast();
         message.msg_controllen = control.len() as _;
-        message.msg_iov = parts.as_mut_ptr().wrapping_add(index);
-        message.msg_iovlen = 1;
         messages.push(libc::mmsghdr { msg_hdr: message, msg_len: 0 });
+    }
+    for (message, part) in messages.iter_mut().zip(&mut parts) {
+        message.msg_hdr.msg_iov = part;
+        message.msg_hdr.msg_iovlen = 1;
     }
     let count = messages.len() as libc::c_uint;
     // SAFETY: the kernel writes into `count` headers, which the array has, and where they point:
@@ -112,7 +114,7 @@ pub(super) fn receive_many(
 fn lengths(message: &libc::mmsghdr) -> Lengths {
     Lengths {
         name: message.msg_hdr.msg_namelen as usize,
-        control: message.msg_hdr.msg_controllen as usize,
+        control: message.msg_hdr.msg_controllen as _,
         payload: message.msg_len as usize,
         truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
     }

@@ -9,7 +9,7 @@ use weft_sys::checksum;
 use weft_sys::frame::{FramePool, PoolShape};
 use weft_sys::gather::Gather;
 use weft_sys::region::{PAGE, Region};
-use weft_sys::ring::{Completion, Datagram, Errno, Files, Pools, Ring, Without};
+use weft_sys::ring::{Completion, Datagram, Errno, Files, Pools, Ring, SetupError, Without};
 use weft_sys::tun::{Tun, TunOptions, VNET_HEADER_LENGTH, WithoutOffloads};
 use weft_sys::udp::{SockAddr, SocketOptions, UdpSocket};
 use weft_sys::wake::{self, Waker, wake_pair};
@@ -24,6 +24,7 @@ const GATHERS: u16 = 64;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A ring on `flannel0`, which has 10.244.1.1/16, and on a socket.
+#[derive(Debug)]
 struct Rig {
     ring: Ring,
     gathers: Vec<Gather>,
@@ -38,6 +39,14 @@ impl Rig {
     }
 
     fn on(local: &str, send_buffer: usize) -> Rig {
+        Rig::open(local, send_buffer, Without::default()).unwrap()
+    }
+
+    fn open(
+        local: &str,
+        send_buffer: usize,
+        without: Without,
+    ) -> Result<Rig, Box<(SetupError, Files)>> {
         let options =
             TunOptions { name: "flannel0", queue_length: 100, without: WithoutOffloads::default() };
         let tun = Tun::open(&options).unwrap();
@@ -63,8 +72,8 @@ impl Rig {
         let gathers = (0..GATHERS).map(|number| Gather::new(&region, number)).collect();
         let (waker, wake) = wake_pair().unwrap();
         let files = Files { tun, sockets: vec![socket], wake };
-        let ring = Ring::new(files, pools, GATHERS, Without::default()).unwrap();
-        Rig { ring, gathers, waker, local }
+        let ring = Ring::new(files, pools, GATHERS, without)?;
+        Ok(Rig { ring, gathers, waker, local })
     }
 
     /// Enters the kernel until `count` completions have come.
@@ -442,6 +451,24 @@ fn dropping_gives_everything_back_at_once() {
             assert!(frame.bytes().ends_with(b"held"), "frames outlive the ring");
             assert!(!is_there(), "the device is still there");
             drop(StdSocket::bind(local).unwrap());
+        }
+    });
+}
+
+/// The files are for the other engine then.
+#[test]
+fn what_is_withheld_is_missing_and_the_files_come_back() {
+    in_namespace("what_is_withheld_is_missing_and_the_files_come_back", || {
+        ip("link set lo up");
+        for (without, feature) in [
+            (Without { io_uring: true, multishot: false }, "without io_uring"),
+            (Without { io_uring: false, multishot: true }, "without multishot reads in io_uring"),
+        ] {
+            let (error, files) = *Rig::open("127.0.0.1:0", 1 << 20, without).unwrap_err();
+            assert!(error.to_string().ends_with(feature), "{error}");
+            assert_eq!((files.sockets.len(), is_there()), (1, true));
+            drop(files);
+            assert!(!is_there(), "nothing of the attempt holds the device");
         }
     });
 }
