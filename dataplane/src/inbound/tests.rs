@@ -140,7 +140,7 @@ fn what_the_device_does_not_take_joined_is_written_alone() {
     }
 }
 
-/// Linux before 6.9 takes 64 segments, and drops what has more.
+/// Linux before 6.9 takes 64 segments.
 #[test]
 fn no_more_is_joined_than_the_kernel_takes() {
     for (joined_max, lengths) in [(128, vec![10_000]), (64, vec![6400, 3600])] {
