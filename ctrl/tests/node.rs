@@ -25,7 +25,9 @@ use weft_forward::table::Table;
 
 use namespace::{in_new_namespace, ip};
 
-const CONFIG: &str = r#"{"Network":"10.244.0.0/16","SubnetLen":24,"Backend":{"Type":"udp"}}"#;
+/// Our own subnet is drawn from the upper half, so that it is never one of those that the tests give
+/// to others.
+const CONFIG: &str = r#"{"Network":"10.244.0.0/16","SubnetLen":24,"SubnetMin":"10.244.128.0","Backend":{"Type":"udp"}}"#;
 
 /// A lease as flanneld writes it.
 const FLANNEL: &str = r#"{"PublicIP":"10.168.0.3","PublicIPv6":null}"#;
