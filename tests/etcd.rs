@@ -187,7 +187,11 @@ fn walkthrough_udp_mode_with_etcd() {
 /// Peers of a flanneld beside us: leases as it writes them for each backend.
 #[test]
 fn leases_of_flanneld_and_bad_ones() {
-    let Some(world) = World::with_config() else { return };
+    let Some(world) = World::new() else { return };
+    // Only one subnet is free for the node itself: all others belong to the test.
+    world.put_config(
+        r#"{"Network":"10.244.0.0/16","SubnetMin":"10.244.1.0","SubnetMax":"10.244.1.0","Backend":{"Type":"udp"}}"#,
+    );
     let mut left = world.left.start(&["--iface=u1"]);
     world.put_lease("10.244.7.0-24", r#"{"PublicIP":"10.168.0.7","PublicIPv6":null}"#);
     left.wait_until("joined", |daemon| daemon.ask("status")["peers"] == 1);

@@ -143,6 +143,22 @@ fn socket(address: &str) -> StdSocket {
     socket
 }
 
+/// Holds many packets, so that a test which has to wait for the processor loses none of them.
+fn roomy_socket(address: &str) -> StdSocket {
+    let options = SocketOptions {
+        receive_buffer: 4 << 20,
+        send_buffer: 4 << 20,
+        gro: false,
+        gso: false,
+        reuse_port: false,
+    };
+    let socket = UdpSocket::bind(address.parse().unwrap(), &options).unwrap();
+    let socket = socket.as_std().try_clone().unwrap();
+    socket.set_nonblocking(false).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
 /// The UDP payload of an inner packet.
 fn payload(packet: &[u8]) -> Vec<u8> {
     match SlicedPacket::from_ip(packet).unwrap().transport {
@@ -390,7 +406,7 @@ fn order_holds_when_the_send_buffer_is_full() {
             return;
         }
         let worker = start_with(engine, sized_socket("127.0.0.1:8285", 20_000));
-        let (pod, peer) = (socket("10.244.1.1:5201"), socket("127.0.0.2:8285"));
+        let (pod, peer) = (socket("10.244.1.1:5201"), roomy_socket("127.0.0.2:8285"));
         let (sent, window) = (3000_u32, 400);
         let mut buffer = [0; 2000];
         for number in 0..sent + window {
