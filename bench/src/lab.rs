@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use namespace::Namespace;
 pub use observe::{Counters, DeviceCounters, Direction, Memory, memory_rollup, processor_busy};
@@ -42,7 +42,7 @@ pub const NETWORK_V6: &str = "fd00:244::/32";
 const ROUTER_ADDRESS: &str = "10.168.0.1";
 
 /// How frames cross the link between the hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Underlay {
     /// Frames are cut to the MTU before the link and joined by GRO behind it, as with a real card.

@@ -1,16 +1,17 @@
 //! Figures of a running path, taken by the programs that people use: ping, iperf3, sockperf.
 
+mod figure;
 mod iperf;
 mod sockperf;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 
 use crate::lab::{Lab, Process, Side, processor_busy};
 use crate::path::RunningPath;
 
+pub use figure::{Better, Figure, Sample, Section};
 pub use iperf::{TcpFigures, UdpFigures};
 pub use sockperf::RoundTrip;
 
@@ -23,56 +24,31 @@ const PINGS: u32 = 25;
 /// Payload of the small datagrams, in bytes.
 const DATAGRAM_BYTES: u32 = 64;
 
-/// What one round on one path has shown.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Sample {
-    /// Echo requests without a reply, in percent.
-    pub ping_loss_percent: f64,
-    /// One TCP stream, Gbit/s received.
-    pub tcp_gbps: f64,
-    /// Retransmitted segments of that stream.
-    pub tcp_retransmits: f64,
-    /// Busy processor seconds of the whole machine for each GB that the stream delivered.
-    pub cpu_seconds_per_gb: f64,
-    /// Four TCP streams together, Gbit/s received.
-    pub tcp4_gbps: f64,
-    /// 64-byte datagrams received, thousands a second.
-    pub udp64_kpps: f64,
-    /// Busy processor microseconds of the whole machine for each datagram received.
-    pub cpu_us_per_datagram: f64,
-    /// Datagrams that arrived after a later one.
-    pub udp64_out_of_order: f64,
-    /// System calls of both daemons' workers for each segment that they handed on meanwhile.
-    pub calls_per_segment: Option<f64>,
-    /// Median round trip of 64 bytes over TCP, in microseconds.
-    pub rtt_p50_us: f64,
-    /// 99th percentile of the same.
-    pub rtt_p99_us: f64,
-    /// Memory of the larger daemon after the load, locked memory included, in MiB.
-    pub memory_mib: Option<f64>,
-}
-
 /// Takes all figures once, from pod 1 to pod 2. Every load runs for `seconds`. The memory is left to
 /// the caller, who knows the path's programs.
 pub fn measure(lab: &Lab, path: &RunningPath, seconds: u32) -> Result<Sample> {
-    let mut sample = Sample { ping_loss_percent: ping_loss(lab)?, ..Sample::default() };
+    let mut sample = Sample::default();
+    sample.insert(Figure::PingLossPercent, ping_loss(lab)?);
     let mut server = iperf::start_server(lab)?;
     let (tcp, busy) = timed(|| iperf::tcp(lab, seconds, 1))?;
-    sample.tcp_gbps = tcp.gbps;
-    sample.tcp_retransmits = tcp.retransmits as f64;
-    sample.cpu_seconds_per_gb = busy.as_secs_f64() / (tcp.bytes as f64 / 1e9);
-    sample.tcp4_gbps = iperf::tcp(lab, seconds, 4)?.gbps;
+    sample.insert(Figure::Tcp1Gbps, tcp.gbps);
+    sample.insert(Figure::Tcp1Retransmits, tcp.retransmits as f64);
+    sample.insert(Figure::Tcp1CpuSecondsPerGb, busy.as_secs_f64() / (tcp.bytes as f64 / 1e9));
+    sample.insert(Figure::Tcp4Gbps, iperf::tcp(lab, seconds, 4)?.gbps);
     let before = path.work(lab)?;
     let (udp, busy) = timed(|| iperf::udp(lab, seconds, DATAGRAM_BYTES))?;
     let work = path.work(lab)?.zip(before);
-    sample.calls_per_segment = work.and_then(|(after, before)| after.calls_per_segment(before));
-    sample.udp64_kpps = udp.received as f64 / udp.seconds / 1e3;
-    sample.udp64_out_of_order = udp.out_of_order as f64;
-    sample.cpu_us_per_datagram = busy.as_secs_f64() * 1e6 / udp.received as f64;
+    if let Some(calls) = work.and_then(|(after, before)| after.calls_per_segment(before)) {
+        sample.insert(Figure::Udp64CallsPerSegment, calls);
+    }
+    sample.insert(Figure::Udp64Kpps, udp.received as f64 / udp.seconds / 1e3);
+    sample.insert(Figure::Udp64OutOfOrder, udp.out_of_order as f64);
+    let microseconds = busy.as_secs_f64() * 1e6;
+    sample.insert(Figure::Udp64CpuUsPerDatagram, microseconds / udp.received as f64);
     server.stop()?;
     let round_trip = sockperf::ping_pong(lab, seconds)?;
-    sample.rtt_p50_us = round_trip.p50_us;
-    sample.rtt_p99_us = round_trip.p99_us;
+    sample.insert(Figure::RttP50Us, round_trip.p50_us);
+    sample.insert(Figure::RttP99Us, round_trip.p99_us);
     Ok(sample)
 }
 

@@ -1,20 +1,25 @@
 //! What a run has shown: medians, ratios within the run, bars, as a table and as JSON.
 
+mod bars;
 mod machine;
 mod table;
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
+pub use bars::Bar;
 pub use machine::Machine;
 
 use crate::lab::Underlay;
-use crate::measure::Sample;
+use crate::measure::{Figure, Sample, Section};
 use crate::path::PathKind;
 use crate::publish::bars_to_json;
 
 /// All results of one run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Where it ran.
     pub machine: Machine,
@@ -31,7 +36,7 @@ pub struct Report {
 }
 
 /// The results on one underlay.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UnderlayReport {
     /// Which one.
     pub underlay: Underlay,
@@ -40,66 +45,55 @@ pub struct UnderlayReport {
 }
 
 /// The results of one path on one underlay.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PathReport {
     /// Which one.
+    #[serde(deserialize_with = "path_by_name")]
     pub path: PathKind,
     /// Why the path could not be measured to the end; `None` if all went well.
     pub failure: Option<String>,
+    /// Why something could not be had on this path, by what it is.
+    #[serde(default)]
+    pub missing: BTreeMap<String, String>,
     /// The rounds as they were measured.
     pub rounds: Vec<Sample>,
 }
 
-/// One figure that weft promises, in relation to another path of the same run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Bar {
-    /// What is compared.
-    pub name: &'static str,
-    /// What was found; `None` if one of the two was not measured.
-    pub value: Option<f64>,
-    /// The least or most that is allowed.
-    pub limit: f64,
-    /// Whether the value must be at most the limit, rather than at least.
-    pub at_most: bool,
-}
-
-impl Bar {
-    /// Whether the promise is kept. What was not measured is not kept.
-    pub fn holds(&self) -> bool {
-        self.value.is_some_and(
-            |value| {
-                if self.at_most { value <= self.limit } else { value >= self.limit }
-            },
-        )
-    }
-}
+/// Least and greatest value of a figure over the rounds.
+pub type Spread = BTreeMap<Figure, [f64; 2]>;
 
 impl PathReport {
     /// An entry without rounds.
     pub fn new(path: PathKind) -> PathReport {
-        PathReport { path, failure: None, rounds: Vec::new() }
+        PathReport { path, failure: None, missing: BTreeMap::new(), rounds: Vec::new() }
     }
 
-    /// The median of each figure over the rounds; `None` without a round.
+    /// The median of each figure over the rounds that have it; `None` without a round.
     pub fn median(&self) -> Option<Sample> {
-        let pick = |figure: fn(&Sample) -> f64| median(self.rounds.iter().map(figure).collect());
-        let known = |figure: fn(&Sample) -> Option<f64>| {
-            median(self.rounds.iter().filter_map(figure).collect())
+        let pick = |(figure, values)| Some((figure, median(values)?));
+        (!self.rounds.is_empty()).then(|| self.values().into_iter().filter_map(pick).collect())
+    }
+
+    /// How far the rounds lie apart.
+    pub fn spread(&self) -> Spread {
+        let ends = |values: &[f64]| {
+            let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+            [least, values.iter().copied().fold(f64::NEG_INFINITY, f64::max)]
         };
-        Some(Sample {
-            ping_loss_percent: pick(|sample| sample.ping_loss_percent)?,
-            tcp_gbps: pick(|sample| sample.tcp_gbps)?,
-            tcp_retransmits: pick(|sample| sample.tcp_retransmits)?,
-            cpu_seconds_per_gb: pick(|sample| sample.cpu_seconds_per_gb)?,
-            tcp4_gbps: pick(|sample| sample.tcp4_gbps)?,
-            udp64_kpps: pick(|sample| sample.udp64_kpps)?,
-            cpu_us_per_datagram: pick(|sample| sample.cpu_us_per_datagram)?,
-            udp64_out_of_order: pick(|sample| sample.udp64_out_of_order)?,
-            rtt_p50_us: pick(|sample| sample.rtt_p50_us)?,
-            rtt_p99_us: pick(|sample| sample.rtt_p99_us)?,
-            calls_per_segment: known(|sample| sample.calls_per_segment),
-            memory_mib: known(|sample| sample.memory_mib),
-        })
+        self.values().into_iter().map(|(figure, values)| (figure, ends(&values))).collect()
+    }
+
+    fn values(&self) -> BTreeMap<Figure, Vec<f64>> {
+        let mut values: BTreeMap<Figure, Vec<f64>> = BTreeMap::new();
+        for (figure, value) in self.rounds.iter().flat_map(Sample::iter) {
+            values.entry(figure).or_default().push(value);
+        }
+        values
+    }
+
+    /// True for weft, whatever engine and however many workers.
+    fn is_weft(&self) -> bool {
+        self.path.name().starts_with(PathKind::Weft.name())
     }
 }
 
@@ -109,54 +103,44 @@ impl UnderlayReport {
         self.paths.iter().find(|report| report.path == path)
     }
 
-    /// The median of a path, if it was measured.
-    pub fn median(&self, path: PathKind) -> Option<Sample> {
-        self.path(path)?.median()
+    /// The median of a path's figure, if it was measured.
+    pub fn median(&self, path: PathKind, figure: Figure) -> Option<f64> {
+        self.path(path)?.median()?.get(figure)
     }
 
     /// A figure of one path divided by the same figure of another.
-    pub fn ratio(
-        &self,
-        path: PathKind,
-        other: PathKind,
-        figure: fn(&Sample) -> f64,
-    ) -> Option<f64> {
-        let (path, other) = (self.median(path)?, self.median(other)?);
-        Some(figure(&path) / figure(&other))
+    pub fn ratio(&self, path: PathKind, other: PathKind, figure: Figure) -> Option<f64> {
+        Some(self.median(path, figure)? / self.median(other, figure)?)
     }
 
-    /// System calls for each segment, weft divided by weft with epoll.
-    fn calls_ratio(&self) -> Option<f64> {
-        let calls = |path| self.median(path)?.calls_per_segment;
-        Some(calls(PathKind::Weft)? / calls(PathKind::WeftEpoll)?)
+    /// The pairs of measured paths that are compared: each with kernel VXLAN, and weft with each.
+    pub fn compared(&self) -> Vec<(PathKind, PathKind)> {
+        let measured = self.paths.iter().filter(|report| !report.rounds.is_empty());
+        let measured: Vec<PathKind> = measured.map(|report| report.path).collect();
+        let (weft, vxlan) = (PathKind::Weft, PathKind::Vxlan);
+        let by_vxlan = measured.iter().filter(|&&path| path != vxlan).map(|&path| (path, vxlan));
+        let others = measured.iter().filter(|&&path| path != vxlan && path != weft);
+        let pairs = by_vxlan.chain(others.map(|&path| (weft, path)));
+        pairs.filter(|(path, other)| measured.contains(path) && measured.contains(other)).collect()
     }
 
-    /// What weft promises on *wire*.
-    pub fn bars(&self) -> Vec<Bar> {
-        let least = |name, limit, value| Bar { name, value, limit, at_most: false };
-        let most = |name, limit, value| Bar { name, value, limit, at_most: true };
-        let (vxlan, per_packet) = (PathKind::Vxlan, PathKind::PerPacket);
-        let memory = self.median(PathKind::Weft).and_then(|median| median.memory_mib);
-        let weft = PathKind::Weft;
-        let tcp = |other| self.ratio(weft, other, |sample| sample.tcp_gbps);
-        let datagrams = self.ratio(weft, vxlan, |sample| sample.udp64_kpps);
-        let round_trip = self.ratio(weft, vxlan, |sample| sample.rtt_p50_us);
-        let mut bars = vec![
-            least("one TCP stream / vxlan", 0.50, tcp(vxlan)),
-            least("one TCP stream / per-packet", 8.0, tcp(per_packet)),
-            least("64-byte datagrams delivered / vxlan", 0.75, datagrams),
-            most("round trip p50 / vxlan", 3.0, round_trip),
-            most("memory after the load in MiB", 64.0, memory),
-        ];
-        // The other engine is measured on demand.
-        let epoll = PathKind::WeftEpoll;
-        if self.path(epoll).is_some() {
-            let tcp = self.ratio(epoll, vxlan, |sample| sample.tcp_gbps);
-            let calls = self.calls_ratio();
-            bars.push(least("epoll: one TCP stream / vxlan", 0.45, tcp));
-            bars.push(most("system calls per 64-byte segment, uring / epoll", 0.5, calls));
+    /// The sections of which a path has a figure.
+    pub fn sections(&self) -> Vec<Section> {
+        let medians: Vec<Sample> = self.paths.iter().filter_map(PathReport::median).collect();
+        let has = |figure: &Figure| medians.iter().any(|median| median.get(*figure).is_some());
+        let sections = Section::ALL.iter().copied();
+        sections.filter(|section| section.figures().iter().any(has)).collect()
+    }
+
+    fn ratios_to_json(&self) -> Value {
+        let mut ratios = Map::new();
+        for (path, other) in self.compared() {
+            let figures = Section::ALL.iter().flat_map(|section| section.figures());
+            let ratio = |&figure: &Figure| Some((figure, self.ratio(path, other, figure)?));
+            let sample: Sample = figures.filter_map(ratio).collect();
+            ratios.insert(format!("{}/{}", path.name(), other.name()), json!(sample));
         }
-        bars
+        Value::Object(ratios)
     }
 }
 
@@ -168,31 +152,21 @@ impl Report {
 
     /// True if weft, with any engine, was asked for and could not be measured to the end.
     pub fn weft_failed(&self) -> bool {
-        let kinds = [PathKind::Weft, PathKind::WeftEpoll];
-        let weft = |report: &UnderlayReport| kinds.map(|kind| report.path(kind).cloned());
-        let mut weft = self.underlays.iter().flat_map(weft).flatten();
+        let paths = self.underlays.iter().flat_map(|underlay| &underlay.paths);
+        let mut weft = paths.filter(|report| report.is_weft());
         weft.any(|report| report.failure.is_some() || report.rounds.is_empty())
     }
 
-    /// The bars; they are promised on *wire* alone.
-    pub fn bars(&self) -> Vec<Bar> {
-        self.underlay(Underlay::Wire).map(UnderlayReport::bars).unwrap_or_default()
-    }
-
-    /// Everything, with medians, ratios and bars beside the raw rounds.
+    /// Everything, with medians, spreads, ratios and bars beside the raw rounds.
     pub fn to_json(&self) -> Value {
         let mut report = serde_json::to_value(self).expect("a report holds only plain values");
         for (index, underlay) in self.underlays.iter().enumerate() {
             let entry = &mut report["underlays"][index];
             for (path, measured) in underlay.paths.iter().enumerate() {
                 entry["paths"][path]["median"] = json!(measured.median());
+                entry["paths"][path]["spread"] = json!(measured.spread());
             }
-            entry["ratios"] = json!({
-                "weft/vxlan": underlay.ratios(PathKind::Weft, PathKind::Vxlan),
-                "weft/per-packet": underlay.ratios(PathKind::Weft, PathKind::PerPacket),
-                "weft-epoll/vxlan": underlay.ratios(PathKind::WeftEpoll, PathKind::Vxlan),
-                "weft/weft-epoll": underlay.ratios(PathKind::Weft, PathKind::WeftEpoll),
-            });
+            entry["ratios"] = underlay.ratios_to_json();
         }
         report["bars"] = bars_to_json(&self.bars());
         report
@@ -201,33 +175,19 @@ impl Report {
     /// The few figures of a demonstration, on one line. Paths that were not measured are `null`.
     pub fn summary(&self) -> Value {
         let Some(underlay) = self.underlays.first() else { return Value::Null };
+        let figure = |path, figure| underlay.median(path, figure).map(rounded);
         let mut paths = Map::new();
         for report in &underlay.paths {
-            let figures = report.median().map(|median| {
+            let figures = report.median().map(|_| {
                 json!({
-                    "tcp_gbps": rounded(median.tcp_gbps),
-                    "udp64_kpps": rounded(median.udp64_kpps),
+                    "tcp_gbps": figure(report.path, Figure::Tcp1Gbps),
+                    "udp64_kpps": figure(report.path, Figure::Udp64Kpps),
                 })
             });
             paths.insert(report.path.name().into(), json!(figures));
         }
-        let weft = underlay.median(PathKind::Weft);
-        json!({"ping_loss_percent": weft.map(|median| rounded(median.ping_loss_percent)), "paths": paths})
-    }
-}
-
-impl UnderlayReport {
-    fn ratios(&self, path: PathKind, other: PathKind) -> Value {
-        let ratio = |figure| self.ratio(path, other, figure);
-        json!({
-            "tcp_gbps": ratio(|sample| sample.tcp_gbps),
-            "tcp4_gbps": ratio(|sample| sample.tcp4_gbps),
-            "cpu_seconds_per_gb": ratio(|sample| sample.cpu_seconds_per_gb),
-            "udp64_kpps": ratio(|sample| sample.udp64_kpps),
-            "cpu_us_per_datagram": ratio(|sample| sample.cpu_us_per_datagram),
-            "rtt_p50_us": ratio(|sample| sample.rtt_p50_us),
-            "rtt_p99_us": ratio(|sample| sample.rtt_p99_us),
-        })
+        let loss = figure(PathKind::Weft, Figure::PingLossPercent);
+        json!({"ping_loss_percent": loss, "paths": paths})
     }
 }
 
@@ -245,22 +205,21 @@ fn rounded(value: f64) -> Value {
     if value.fract() == 0.0 { json!(value as i64) } else { json!(value) }
 }
 
+fn path_by_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathKind, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    PathKind::from_str(&name, false).map_err(serde::de::Error::custom)
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn path(path: PathKind, tcp: &[f64]) -> PathReport {
-        let sample = |&tcp_gbps: &f64| Sample {
-            tcp_gbps,
-            udp64_kpps: 200.0,
-            rtt_p50_us: 25.0,
-            memory_mib: (path == PathKind::Weft).then_some(20.5),
-            ..Sample::default()
-        };
-        PathReport { rounds: tcp.iter().map(sample).collect(), ..PathReport::new(path) }
+    pub(crate) fn path(path: PathKind, rounds: &[&[(Figure, f64)]]) -> PathReport {
+        let rounds = rounds.iter().map(|pairs| pairs.iter().copied().collect()).collect();
+        PathReport { rounds, ..PathReport::new(path) }
     }
 
-    fn report(paths: Vec<PathReport>) -> Report {
+    pub(crate) fn report(paths: Vec<PathReport>) -> Report {
         Report {
             machine: Machine::default(),
             command: "weft-bench lab".into(),
@@ -271,11 +230,23 @@ mod tests {
         }
     }
 
+    fn streams(kind: PathKind, tcp: &[f64]) -> PathReport {
+        let round = |&gbps: &f64| {
+            let pairs = [
+                (Figure::Tcp1Gbps, gbps),
+                (Figure::Udp64Kpps, 200.0),
+                (Figure::PingLossPercent, 0.0),
+            ];
+            Sample::from_iter(pairs)
+        };
+        PathReport { rounds: tcp.iter().map(round).collect(), ..PathReport::new(kind) }
+    }
+
     fn full() -> Report {
         report(vec![
-            path(PathKind::Vxlan, &[10.0, 30.0, 11.0]),
-            path(PathKind::Weft, &[1.0, 5.5, 9.0]),
-            path(PathKind::PerPacket, &[0.5, 0.5, 0.5]),
+            streams(PathKind::Vxlan, &[10.0, 30.0, 11.0]),
+            streams(PathKind::Weft, &[1.0, 5.5, 9.0]),
+            streams(PathKind::PerPacket, &[0.5, 0.5, 0.5]),
         ])
     }
 
@@ -287,49 +258,29 @@ mod tests {
     }
 
     #[test]
-    fn bars_compare_medians() {
-        let bars = full().bars();
-        let values: Vec<_> = bars.iter().map(|bar| (bar.value.unwrap(), bar.holds())).collect();
-        assert_eq!(values, [(0.5, true), (11.0, true), (1.0, true), (1.0, true), (20.5, true)]);
+    fn a_figure_that_some_rounds_lack_has_the_median_of_the_others() {
+        let figure = Figure::MemoryMib;
+        let report = path(PathKind::Weft, &[&[(figure, 4.0)], &[], &[(figure, 2.0)]]);
+        assert_eq!(report.median().unwrap().get(figure), Some(3.0));
+        assert_eq!(report.spread()[&figure], [2.0, 4.0]);
+        assert_eq!(report.median().unwrap().get(Figure::Tcp1Gbps), None);
+        assert_eq!(path(PathKind::Weft, &[]).median(), None);
     }
 
     #[test]
-    fn a_bar_is_broken_on_its_own_side() {
-        let bar = |value, at_most| Bar { name: "x", value, limit: 2.0, at_most };
-        assert!(bar(Some(2.1), false).holds() && !bar(Some(1.9), false).holds());
-        assert!(bar(Some(1.9), true).holds() && !bar(Some(2.1), true).holds());
-        assert!(!bar(Some(f64::NAN), true).holds() && !bar(None, true).holds());
-    }
-
-    #[test]
-    fn what_was_not_measured_breaks_its_bar() {
-        let bars = report(vec![path(PathKind::Weft, &[5.0])]).bars();
-        let holds: Vec<bool> = bars.iter().map(Bar::holds).collect();
-        assert_eq!(holds, [false, false, false, false, true]);
-    }
-
-    #[test]
-    fn the_other_engine_has_bars_of_its_own_when_it_is_measured() {
+    fn every_path_is_compared_with_vxlan_and_weft_with_every_path() {
         let mut report = full();
-        report.underlays[0].paths.push(path(PathKind::WeftEpoll, &[5.0]));
-        let weft = |report: &mut Report, index: usize, calls: f64| {
-            for sample in &mut report.underlays[0].paths[index].rounds {
-                sample.calls_per_segment = Some(calls);
-            }
-        };
-        weft(&mut report, 1, 0.1);
-        assert_eq!(report.bars()[6].value, None);
-        weft(&mut report, 3, 0.4);
-        let bars: Vec<_> = report.bars()[5..].iter().map(|bar| bar.value.unwrap()).collect();
-        assert_eq!(bars, [5.0 / 11.0, 0.25]);
-        assert!(report.bars()[5..].iter().all(Bar::holds));
+        report.underlays[0].paths.push(streams(PathKind::HostGw, &[]));
+        let (weft, vxlan, per_packet) = (PathKind::Weft, PathKind::Vxlan, PathKind::PerPacket);
+        let expected = [(weft, vxlan), (per_packet, vxlan), (weft, per_packet)];
+        assert_eq!(report.underlays[0].compared(), expected);
     }
 
     #[test]
     fn weft_fails_without_a_round_or_with_a_reason() {
         assert!(!full().weft_failed());
-        assert!(!report(vec![path(PathKind::Vxlan, &[])]).weft_failed());
-        assert!(report(vec![path(PathKind::Weft, &[])]).weft_failed());
+        assert!(!report(vec![streams(PathKind::Vxlan, &[])]).weft_failed());
+        assert!(report(vec![streams(PathKind::Weft, &[])]).weft_failed());
         let mut late = full();
         late.underlays[0].paths[1].failure = Some("left behind".into());
         assert!(late.weft_failed());
@@ -338,7 +289,7 @@ mod tests {
     #[test]
     fn the_summary_has_the_published_form() {
         let mut report = full();
-        report.underlays[0].paths.push(path(PathKind::HostGw, &[]));
+        report.underlays[0].paths.push(streams(PathKind::HostGw, &[]));
         let expected = concat!(
             r#"{"ping_loss_percent":0,"paths":{"vxlan":{"tcp_gbps":11,"udp64_kpps":200},"#,
             r#""weft":{"tcp_gbps":5.5,"udp64_kpps":200},"#,
@@ -352,9 +303,19 @@ mod tests {
         let json = full().to_json();
         let weft = &json["underlays"][0]["paths"][1];
         assert_eq!(weft["path"], "weft");
-        assert_eq!(weft["rounds"][2]["tcp_gbps"], 9.0);
-        assert_eq!(weft["median"]["tcp_gbps"], 5.5);
-        assert_eq!(json["underlays"][0]["ratios"]["weft/per-packet"]["tcp_gbps"], 11.0);
+        assert_eq!(weft["rounds"][2]["tcp1_gbps"], 9.0);
+        assert_eq!(weft["median"]["tcp1_gbps"], 5.5);
+        assert_eq!(weft["spread"]["tcp1_gbps"], json!([1.0, 9.0]));
+        assert_eq!(json["underlays"][0]["ratios"]["weft/per-packet"]["tcp1_gbps"], 11.0);
         assert_eq!(json["bars"][0]["holds"], true);
+    }
+
+    #[test]
+    fn the_json_can_be_read_back() {
+        let mut report = full();
+        report.underlays[0].paths[0].missing.insert("memory".into(), "no daemon".into());
+        let json = report.to_json();
+        let again: Report = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(again.to_json(), json);
     }
 }

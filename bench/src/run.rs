@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::lab::{Lab, LabOptions, Side, Underlay, left_behind};
-use crate::measure::{CONGESTION_CONTROL, Sample, measure};
+use crate::measure::{CONGESTION_CONTROL, Figure, Sample, Section, measure};
 use crate::path::{PathKind, Programs, RunningPath, weft_binary};
 use crate::report::{Machine, PathReport, Report, UnderlayReport};
 
@@ -106,10 +106,9 @@ fn measure_path(
     eprintln!("lab: {}, round {round} of {}: {name} ...", underlay.name(), plan.rounds);
     match measure_once(path.path, underlay, plan.seconds, programs, round == 1) {
         Ok(sample) => {
-            eprintln!(
-                "lab: {name}: TCP {:.2} Gb/s, 64 B {:.0} kpps, p50 {:.1} us",
-                sample.tcp_gbps, sample.udp64_kpps, sample.rtt_p50_us
-            );
+            let figures = Section::Overview.figures().iter();
+            let shown = figures.filter_map(|&figure| Some(show(figure, sample.get(figure)?)));
+            eprintln!("lab: {name}: {}", shown.collect::<Vec<_>>().join(", "));
             path.rounds.push(sample);
         }
         Err(error) => {
@@ -117,6 +116,10 @@ fn measure_path(
             path.failure = Some(format!("{error:#}"));
         }
     }
+}
+
+fn show(figure: Figure, value: f64) -> String {
+    format!("{} {} {}", figure.label(), figure.format(value), figure.unit())
 }
 
 /// Makes a fresh lab, sets the path up in it, measures, takes both down, and checks that neither
@@ -134,7 +137,9 @@ fn measure_once(
     let mut path = RunningPath::start(&lab, kind, programs)?;
     let mut sample = measure(&lab, &path, seconds)?;
     path.check_running()?;
-    sample.memory_mib = path.memory_mib()?;
+    if let Some(memory) = path.memory_mib()? {
+        sample.insert(Figure::MemoryMib, memory);
+    }
     if show_status {
         print_status(&lab, &path)?;
     }

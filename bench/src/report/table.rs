@@ -3,19 +3,10 @@
 use std::fmt::{Display, Formatter, Result};
 
 use super::{Bar, PathReport, Report, UnderlayReport};
-use crate::measure::Sample;
-use crate::path::PathKind;
+use crate::measure::{Figure, Section};
 
-/// Figures in a row.
-const CELLS: usize = 10;
-
-/// The pairs of paths that the table compares.
-const COMPARED: [(PathKind, PathKind); 4] = [
-    (PathKind::Weft, PathKind::Vxlan),
-    (PathKind::Weft, PathKind::PerPacket),
-    (PathKind::WeftEpoll, PathKind::Vxlan),
-    (PathKind::Weft, PathKind::WeftEpoll),
-];
+/// Room for the name of a path, or of two that are compared.
+const NAME_COLUMNS: usize = 28;
 
 impl Display for Report {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
@@ -31,46 +22,41 @@ impl Display for Report {
 
 impl Display for UnderlayReport {
     fn fmt(&self, out: &mut Formatter<'_>) -> Result {
-        #[rustfmt::skip]
-        let headings =
-            ["TCP 1", "TCP 4", "CPU", "64 B", "CPU", "p50", "p99", "memory", "ping", "calls"];
-        #[rustfmt::skip]
-        let units =
-            ["Gb/s", "Gb/s", "s/GB", "kpps", "us/datagr.", "us", "us", "MiB", "% lost", "/segment"];
-        write_row(out, self.underlay.name(), &headings.map(str::to_owned))?;
-        write_row(out, "", &units.map(str::to_owned))?;
-        for path in &self.paths {
-            if let Some(median) = path.median() {
-                write_row(out, path.path.name(), &cells(&median))?;
+        for (index, section) in self.sections().into_iter().enumerate() {
+            if index > 0 {
+                writeln!(out)?;
             }
+            self.write_section(out, section)?;
         }
-        for (path, other) in COMPARED {
-            if self.ratio(path, other, |sample| sample.tcp_gbps).is_some() {
-                let name = format!("{} / {}", path.name(), other.name());
-                write_row(out, &name, &self.ratio_cells(path, other))?;
-            }
-        }
-        self.paths.iter().try_for_each(|path| write_failure(out, path))
+        self.paths.iter().try_for_each(|path| write_failures(out, path))
     }
 }
 
 impl UnderlayReport {
-    fn ratio_cells(&self, path: PathKind, other: PathKind) -> [String; CELLS] {
-        let figures: [fn(&Sample) -> f64; 7] = [
-            |sample| sample.tcp_gbps,
-            |sample| sample.tcp4_gbps,
-            |sample| sample.cpu_seconds_per_gb,
-            |sample| sample.udp64_kpps,
-            |sample| sample.cpu_us_per_datagram,
-            |sample| sample.rtt_p50_us,
-            |sample| sample.rtt_p99_us,
-        ];
-        let ratio = |figure| self.ratio(path, other, figure).map(|ratio| format!("{ratio:.2}"));
-        let mut cells = [const { String::new() }; CELLS];
-        for (cell, figure) in cells.iter_mut().zip(figures) {
-            *cell = ratio(figure).unwrap_or_default();
+    fn write_section(&self, out: &mut Formatter<'_>, section: Section) -> Result {
+        writeln!(out, "{}: {}", self.underlay.name(), section.title())?;
+        let figures = section.figures();
+        write_row(out, "", figures.iter().map(|figure| figure.label().to_owned()))?;
+        write_row(out, "", figures.iter().map(|figure| figure.unit().to_owned()))?;
+        for path in &self.paths {
+            let Some(median) = path.median() else { continue };
+            let cell = |&figure: &Figure| median.get(figure).map(|value| figure.format(value));
+            write_row(
+                out,
+                path.path.name(),
+                figures.iter().map(|f| cell(f).unwrap_or("-".into())),
+            )?;
         }
-        cells
+        for (path, other) in self.compared() {
+            let ratio = |&figure: &Figure| self.ratio(path, other, figure);
+            let cells: Vec<String> =
+                figures.iter().map(|f| ratio(f).map_or(String::new(), ratio_text)).collect();
+            if cells.iter().any(|cell| !cell.is_empty()) {
+                let name = format!("{} / {}", path.name(), other.name());
+                write_row(out, &name, cells)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -83,54 +69,54 @@ impl Display for Bar {
     }
 }
 
-fn cells(sample: &Sample) -> [String; CELLS] {
-    [
-        format!("{:.2}", sample.tcp_gbps),
-        format!("{:.2}", sample.tcp4_gbps),
-        format!("{:.2}", sample.cpu_seconds_per_gb),
-        format!("{:.0}", sample.udp64_kpps),
-        format!("{:.1}", sample.cpu_us_per_datagram),
-        format!("{:.1}", sample.rtt_p50_us),
-        format!("{:.1}", sample.rtt_p99_us),
-        sample.memory_mib.map_or("-".into(), |memory| format!("{memory:.1}")),
-        format!("{:.1}", sample.ping_loss_percent),
-        sample.calls_per_segment.map_or("-".into(), |calls| format!("{calls:.3}")),
-    ]
+/// Two decimals; nothing for a division by nothing.
+pub(super) fn ratio_text(ratio: f64) -> String {
+    if ratio.is_finite() { format!("{ratio:.2}") } else { String::new() }
 }
 
-fn write_row(out: &mut Formatter<'_>, name: &str, cells: &[String; CELLS]) -> Result {
-    write!(out, "{name:18}")?;
-    cells.iter().try_for_each(|cell| write!(out, " {cell:>10}"))?;
-    writeln!(out)
+fn write_row(
+    out: &mut Formatter<'_>,
+    name: &str,
+    cells: impl IntoIterator<Item = String>,
+) -> Result {
+    let mut line = format!("{name:NAME_COLUMNS$}");
+    cells.into_iter().for_each(|cell| line.push_str(&format!(" {cell:>10}")));
+    writeln!(out, "{}", line.trim_end())
 }
 
-fn write_failure(out: &mut Formatter<'_>, path: &PathReport) -> Result {
-    match &path.failure {
-        Some(reason) => writeln!(out, "{} could not be measured: {reason}", path.path.name()),
-        None => Ok(()),
+fn write_failures(out: &mut Formatter<'_>, path: &PathReport) -> Result {
+    let name = path.path.name();
+    if let Some(reason) = &path.failure {
+        writeln!(out, "{name} could not be measured: {reason}")?;
     }
+    path.missing.iter().try_for_each(|(what, why)| writeln!(out, "{name} has no {what}: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lab::Underlay;
+    use crate::path::PathKind;
+    use crate::report::tests::path;
 
     #[test]
     fn a_table_shows_figures_ratios_and_failures() {
-        let path = |path, tcp_gbps| PathReport {
-            rounds: vec![Sample { tcp_gbps, rtt_p50_us: 20.0, ..Sample::default() }],
-            ..PathReport::new(path)
-        };
+        let measured =
+            |kind, gbps| path(kind, &[&[(Figure::Tcp1Gbps, gbps), (Figure::PingLossPercent, 0.0)]]);
         let mut failed = PathReport::new(PathKind::PerPacket);
         failed.failure = Some("no TUN".into());
-        let paths = vec![path(PathKind::Vxlan, 10.0), path(PathKind::Weft, 7.0), failed];
+        let mut vxlan = measured(PathKind::Vxlan, 10.0);
+        vxlan.missing.insert("limited".into(), "no daemon".into());
+        let paths = vec![vxlan, measured(PathKind::Weft, 7.0), failed];
         let text = UnderlayReport { underlay: Underlay::Wire, paths }.to_string();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 6);
-        assert!(lines[3].starts_with("weft ") && lines[3].contains(" 7.00"));
-        assert!(lines[4].starts_with("weft / vxlan ") && lines[4].contains(" 0.70"));
-        assert_eq!(lines[5], "per-packet could not be measured: no TUN");
+        assert_eq!(lines.len(), 8, "{text}");
+        assert_eq!(lines[0], "wire: Overview");
+        assert!(lines[3].starts_with("vxlan ") && lines[3].contains(" 10.00 "));
+        assert!(lines[4].starts_with("weft ") && lines[4].contains(" 7.00 "));
+        assert!(lines[5].starts_with("weft / vxlan ") && lines[5].ends_with(" 0.70"));
+        assert_eq!(lines[6], "vxlan has no limited: no daemon");
+        assert_eq!(lines[7], "per-packet could not be measured: no TUN");
     }
 
     #[test]
