@@ -27,8 +27,8 @@ pub use self::{
 };
 use crate::{frame::FramePool, gather::Gather, tun::Tun, udp::UdpSocket};
 
-/// Sockets a ring can have: one for each address family.
-pub const SOCKETS_MAX: usize = 2;
+/// Sockets a ring can have: for each address family one that receives, and one that only sends.
+pub const SOCKETS_MAX: usize = 4;
 
 /// How long dropping a ring waits for its requests to come back.
 const TEARDOWN: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ const TEARDOWN: Duration = Duration::from_secs(1);
 pub struct Files {
     /// The TUN device.
     pub tun: Tun,
-    /// The sockets, one for each address family, [`SOCKETS_MAX`] at most.
+    /// The sockets, at most two for each address family and so [`SOCKETS_MAX`].
     pub sockets: Vec<UdpSocket>,
     /// An eventfd by which other threads wake the owner of the ring.
     pub wake: OwnedFd,
@@ -82,7 +82,7 @@ impl Ring {
         gathers: u16,
         without: Without,
     ) -> Result<Ring, Box<(SetupError, Files)>> {
-        assert!(files.sockets.len() <= SOCKETS_MAX, "there is one socket for each family");
+        assert!(files.sockets.len() <= SOCKETS_MAX, "there are two sockets for each family");
         match setup::ring(&files, &pools, without) {
             Ok(ring) => Ok(Ring {
                 ring,

@@ -1,4 +1,4 @@
-//! The TUN device: one exclusive, non-persistent queue with offloads.
+//! The TUN device: exclusive, not persistent, with offloads and one queue or several.
 //!
 //! What travels through the file descriptor of a [`Tun`]: one packet a read or write, each with a
 //! `struct virtio_net_hdr` of [`VNET_HEADER_LENGTH`] bytes in front (`IFF_VNET_HDR`, native byte
@@ -7,10 +7,14 @@
 //! The device lives as long as its file description. An io_uring request in flight holds that
 //! description too, and a ring is torn down asynchronously, so the name can stay taken for a
 //! moment after [`Tun`] is dropped. Retrying needs a clock and is the caller's part.
+//!
+//! A device of several queues has a [`Tun`] for each. What a queue holds is lost when it is closed, and
+//! the kernel then divides the flows among those that are left.
 
 mod error;
 mod offload;
 mod request;
+mod steering;
 mod transfer;
 
 use std::fs::{File, OpenOptions};
@@ -20,8 +24,9 @@ use std::os::unix::fs::OpenOptionsExt;
 
 pub use error::TunError;
 pub use offload::{Offloads, WithoutOffloads};
+pub use steering::{Steering, SteeringError};
 
-use request::Request;
+use request::{Create, Request};
 
 /// Bytes of the `struct virtio_net_hdr` before every packet read or written.
 ///
@@ -60,6 +65,30 @@ impl Tun {
     ///
     /// After an error no device of ours is left behind. See [`TunError`].
     pub fn open(options: &TunOptions<'_>) -> Result<Tun, TunError> {
+        Tun::create(options, Create::Alone)
+    }
+
+    /// Like [`Tun::open`], with `count` queues, which the program divides the flows among.
+    ///
+    /// # Errors
+    ///
+    /// After an error no device of ours is left behind. See [`TunError`].
+    pub fn open_queues(
+        options: &TunOptions<'_>,
+        count: usize,
+        steering: &Steering,
+    ) -> Result<Vec<Tun>, TunError> {
+        let first = Tun::create(options, Create::FirstQueue)?;
+        steering.attach(first.as_fd()).map_err(TunError::Steering)?;
+        let mut queues = vec![first];
+        while queues.len() < count {
+            let next = queues[0].another_queue()?;
+            queues.push(next);
+        }
+        Ok(queues)
+    }
+
+    fn create(options: &TunOptions<'_>, kind: Create) -> Result<Tun, TunError> {
         let name = options.name;
         let mut request =
             Request::new(name).ok_or_else(|| TunError::InvalidName { name: name.to_owned() })?;
@@ -69,7 +98,7 @@ impl Tun {
             .map_err(|source| TunError::Io { context: "open a control socket", source })?;
 
         request
-            .create(fd.as_fd())
+            .create(fd.as_fd(), kind)
             .map_err(|source| explain_create(source, &mut request, control.as_fd(), name))?;
         request::set_vnet_header_length(fd.as_fd(), VNET_HEADER_LENGTH)
             .map_err(|source| TunError::Io { context: "set the packet header length", source })?;
@@ -82,6 +111,26 @@ impl Tun {
             .index(control.as_fd())
             .map_err(|source| TunError::Io { context: "read the interface index", source })?;
         Ok(Tun { fd, name: name.to_owned(), index, offloads })
+    }
+
+    /// One more queue of the same device. Header length, offloads and queue length are the device's.
+    fn another_queue(&self) -> Result<Tun, TunError> {
+        let mut request = Request::new(&self.name).expect("the device has this name");
+        let fd = OwnedFd::from(open_control_device()?);
+        request
+            .create(fd.as_fd(), Create::NextQueue)
+            .map_err(|source| TunError::Io { context: "add a queue to the device", source })?;
+        Ok(Tun { fd, name: self.name.clone(), index: self.index, offloads: self.offloads })
+    }
+
+    /// Another hand on the same device and the same queue. The device lives as long as one of them.
+    ///
+    /// # Errors
+    ///
+    /// The process has too many files open.
+    pub fn try_clone(&self) -> io::Result<Tun> {
+        let Tun { fd, name, index, offloads } = self;
+        Ok(Tun { fd: fd.try_clone()?, name: name.clone(), index: *index, offloads: *offloads })
     }
 
     /// The name asked for.

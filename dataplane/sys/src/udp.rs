@@ -15,6 +15,7 @@
 mod address;
 mod control;
 mod error;
+mod group;
 mod message;
 mod option;
 mod probe;
@@ -28,6 +29,7 @@ pub use control::{
     RECEIVE_CONTROL_LENGTH, Received, SEGMENT_CONTROL_LENGTH, SegmentControl, parse_control,
 };
 pub use error::SocketError;
+pub use group::SOURCE_PORTS_MAX;
 pub use message::{RECEIVE_BATCH, SEND_BATCH};
 pub use option::BufferSizes;
 pub use probe::{SEGMENTS_MAX_UNKNOWN, path_mtu, probe_segments_max};
@@ -49,8 +51,8 @@ pub struct SocketOptions {
     pub gso: bool,
     /// Share address and port with other sockets of this user (`SO_REUSEPORT`).
     ///
-    /// With it a second daemon would silently take a part of the flows, so at start bind once
-    /// without.
+    /// With it a second daemon would silently take a part of the flows;
+    /// [`UdpSocket::bind_group`] has no such gap.
     pub reuse_port: bool,
 }
 

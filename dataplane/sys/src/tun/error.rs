@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::SteeringError;
+
 /// Why [`Tun::open`](super::Tun::open) failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
@@ -54,6 +56,9 @@ pub enum TunError {
         /// The name asked for.
         name: String,
     },
+    /// Flows cannot be divided among queues.
+    #[error(transparent)]
+    Steering(SteeringError),
     /// Any other refused system call.
     #[error("Could not {context}")]
     Io {

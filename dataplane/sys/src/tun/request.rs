@@ -41,6 +41,17 @@ struct EthtoolValue {
 /// `ETHTOOL_GLINK` of `include/uapi/linux/ethtool.h`: is there a link?
 const ETHTOOL_GLINK: u32 = 0x0000_000a;
 
+/// What [`Request::create`] makes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Create {
+    /// A device that cannot have more queues; nobody else may have one of this name.
+    Alone,
+    /// The first queue of a device; nobody else may have one of this name.
+    FirstQueue,
+    /// One more queue of a device that is there.
+    NextQueue,
+}
+
 /// The requests whose argument is a `struct ifreq` without pointers.
 #[derive(Clone, Copy)]
 enum Operation {
@@ -78,9 +89,14 @@ impl Request {
         Some(request)
     }
 
-    /// Create the TUN device behind an open `/dev/net/tun`, exclusively and not persistent.
-    pub(super) fn create(&mut self, tun: BorrowedFd<'_>) -> io::Result<()> {
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_TUN_EXCL;
+    /// Create the TUN device behind an open `/dev/net/tun`, not persistent, or a queue of it.
+    pub(super) fn create(&mut self, tun: BorrowedFd<'_>, kind: Create) -> io::Result<()> {
+        let kind = match kind {
+            Create::Alone => libc::IFF_TUN_EXCL,
+            Create::FirstQueue => libc::IFF_TUN_EXCL | libc::IFF_MULTI_QUEUE,
+            Create::NextQueue => libc::IFF_MULTI_QUEUE,
+        };
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | kind;
         let flags = u16::try_from(flags).expect("the flags of TUNSETIFF are 16 bits");
         self.perform(tun, Operation::Create, &flags.to_ne_bytes())
     }
