@@ -7,6 +7,7 @@
 //!   one-packet-a-call comparator in [`per_packet`].
 //! * [`measure`] takes figures from a running path, [`report`] turns them into medians, ratios and
 //!   bars, and [`run`] ties the rounds together.
+//! * [`load`] sends numbered datagrams and counts what arrives of them.
 //! * [`restart`] uses a [`train`] to measure for how long nothing gets through when a daemon is killed.
 //! * [`flood`] measures what a stream keeps while somebody floods the daemon's port.
 //! * [`soak`] loads two daemons for long and watches their memory.
@@ -16,6 +17,7 @@
 
 pub mod flood;
 pub mod lab;
+pub mod load;
 pub mod measure;
 pub mod path;
 pub mod per_packet;

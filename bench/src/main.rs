@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use weft_bench::flood::{self, FloodArguments};
+use weft_bench::load::{self, LoadArguments};
 use weft_bench::per_packet::{self, PerPacketOptions};
 use weft_bench::restart::{self, RestartArguments};
 use weft_bench::run::{self, LabArguments};
@@ -27,6 +28,8 @@ enum Command {
     Flood(FloodArguments),
     /// Load two daemons for long and watch their memory (needs root)
     Soak(SoakArguments),
+    /// Send numbered datagrams, or count what arrives of them
+    Load(LoadArguments),
     /// Forward one packet a system call, as flannel's UDP mode does
     PerPacket(PerPacketOptions),
 }
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Restart(arguments) => restart::run(&arguments),
         Command::Flood(arguments) => flood::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
+        Command::Load(arguments) => load::run(&arguments).map(|()| true),
         Command::PerPacket(options) => per_packet::run(options).map(|()| true),
     };
     match result {
