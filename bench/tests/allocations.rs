@@ -273,8 +273,10 @@ fn start_worker(number: usize, other: i32, engine: EngineWish) -> Worker {
     let (segments_max, joined_max) = (socket.segments_max(), socket.kernel_segments_max());
     let sockets = vec![socket];
     let options = WorkerOptions {
+        number: 0,
         tun,
         sockets,
+        senders: vec![],
         segments_max,
         joined_max,
         inner_mtu: 1472,
@@ -296,6 +298,7 @@ fn table(number: usize) -> TableInput {
         subnet_v6: None,
         addresses: vec![outer(other).ip()],
         inner_v6: false,
+        source_ports: false,
         mtu: None,
     };
     TableInput {

@@ -61,8 +61,10 @@ impl<F: Framer, I: Io> Turns for Engine<F, I> {
 /// Makes the engine that is wished for, on the thread that will run it.
 pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Made), StartError> {
     let WorkerOptions {
+        number: _,
         tun,
-        sockets,
+        mut sockets,
+        senders,
         segments_max,
         joined_max,
         inner_mtu,
@@ -71,6 +73,7 @@ pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Ma
         without,
     } = options;
     let offloads = tun.offloads();
+    sockets.extend(senders);
     let locals: Vec<IpAddr> = sockets.iter().map(|socket| socket.local().ip()).collect();
     let files = Files { tun, sockets, wake: parts.wake };
     let core = move |mut gathers: Vec<Gather>| {

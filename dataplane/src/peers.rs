@@ -32,6 +32,8 @@ pub(crate) struct PeerState {
     pub outer: SocketAddr,
     /// The same in kernel form.
     pub name: SockAddr,
+    /// Whether it takes datagrams from a source port of this worker's own.
+    pub source_ports: bool,
     /// Whether the kernel may cut trains to this peer.
     pub segmentation: Segmentation,
     /// The train of this turn that still takes segments.
@@ -51,6 +53,7 @@ impl PeerState {
             generation: peer.generation,
             outer: peer.outer,
             name: SockAddr::from(peer.outer),
+            source_ports: peer.source_ports,
             segmentation: Segmentation::default(),
             open: None,
             path_mtu: path_mtu_max,
@@ -94,6 +97,18 @@ impl PeerState {
         self.path_mtu_max = max;
     }
 
+    /// The number of the socket to send from, where `locals` are the addresses of all sockets, with
+    /// those of the worker's own source port last. The peer keeps together what comes from one port.
+    #[inline]
+    pub(crate) fn socket(&self, locals: &[IpAddr]) -> Option<usize> {
+        let same_family = |local: &IpAddr| local.is_ipv4() == self.outer.is_ipv4();
+        if self.source_ports {
+            locals.iter().rposition(same_family)
+        } else {
+            locals.iter().position(same_family)
+        }
+    }
+
     /// Bytes of the outer headers in front of a datagram to this peer.
     pub(crate) fn outer_headers(&self) -> usize {
         if self.outer.is_ipv4() { 28 } else { 48 }
@@ -130,6 +145,7 @@ impl Peers {
             {
                 std::mem::swap(new, old);
                 new.limit_path_mtu(old.path_mtu_max);
+                new.source_ports = old.source_ports;
             }
         }
     }
@@ -161,6 +177,7 @@ mod tests {
             subnet_v6: None,
             addresses: vec![],
             inner_v6: false,
+            source_ports: false,
             mtu: Some(mtu),
         };
         let input = TableInput {

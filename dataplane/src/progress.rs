@@ -81,8 +81,10 @@ struct Mark {
 
 const PHASE_BITS: u32 = 8;
 
-/// The mark of one worker, which it sets and others look at.
+/// The mark of one worker, which it sets and others look at. It shares its cache lines (they are
+/// fetched in pairs) with nothing, least of all with another worker's.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct Marks(AtomicU64);
 
 impl Marks {

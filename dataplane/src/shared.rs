@@ -29,7 +29,8 @@ pub(crate) struct Shared {
     pub writes: Writes,
     pub sum: Sum,
     pub inner_mtu: u16,
-    /// Addresses of our sockets, in the order of the sockets.
+    /// Addresses of our sockets, in the order of the sockets: first those that receive, then those
+    /// with a source port of this worker's own.
     pub locals: Vec<IpAddr>,
     /// Milliseconds since the worker started, read once a turn.
     pub now_ms: u64,

@@ -39,10 +39,16 @@ const EVENTS: usize = 1024;
 /// What a worker is made of.
 #[derive(Debug)]
 pub struct WorkerOptions {
-    /// The device. The worker closes it when it stops.
+    /// Its number among the workers of the host, from 0 on.
+    pub number: usize,
+    /// Its queue of the device. The worker closes it when it stops.
     pub tun: Tun,
     /// The sockets, at most one for each address family. The worker closes them when it stops.
     pub sockets: Vec<UdpSocket>,
+    /// Sockets with a source port of the worker's own, at most one for each address family, from
+    /// which it sends to the peers that take several source ports. Without one it sends to them like
+    /// to the others. The worker closes them when it stops.
+    pub senders: Vec<UdpSocket>,
     /// Datagrams that the kernel can cut one train into; 1 if it cannot.
     pub segments_max: u16,
     /// Datagrams that the kernel takes joined into one packet when it is written to the device.
@@ -225,7 +231,7 @@ pub fn spawn(options: WorkerOptions) -> Result<Worker, StartError> {
         checksum,
         memory: MEMORY,
     };
-    let inner_mtu = options.inner_mtu;
+    let (number, inner_mtu) = (options.number, options.inner_mtu);
     let parts = Parts {
         wake,
         events: event_queue.clone(),
@@ -243,7 +249,7 @@ pub fn spawn(options: WorkerOptions) -> Result<Worker, StartError> {
         let _ = end.send(outcome);
     };
     let thread = thread::Builder::new()
-        .name("weft-worker-0".to_owned())
+        .name(format!("weft-worker-{number}"))
         .spawn(body)
         .map_err(StartError::Thread)?;
     let Choice { engine, reason } = started.recv().unwrap_or(Err(StartError::Ended))?;

@@ -51,8 +51,10 @@ async fn open(begun: &Begun, options: &Options) -> Result<WorkerOptions> {
     let inner_mtu = u16::try_from(begun.mtu()).context("the MTU is too large for IP")?;
     let table = Table::new(TableInput::default()).context("the empty table was refused")?;
     Ok(WorkerOptions {
+        number: 0,
         tun,
         sockets,
+        senders: vec![],
         segments_max,
         joined_max,
         inner_mtu,

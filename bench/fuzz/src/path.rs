@@ -31,6 +31,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
         subnet_v6: Some(v6(&format!("fd00:244:0:{}::/64", slot + 2))),
         addresses: vec![[192, 0, 2, host].into()],
         inner_v6: slot != 1,
+        source_ports: false,
         mtu: None,
     };
     let input = TableInput {

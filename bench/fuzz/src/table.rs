@@ -77,6 +77,7 @@ fn peer(input: &mut Input<'_>, slot: u16) -> Peer {
         subnet_v6: (families & 2 == 0).then(|| net_v6(input)),
         addresses: if families & 4 == 0 { vec![outer] } else { vec![outer, more] },
         inner_v6: true,
+        source_ports: false,
         mtu: None,
     }
 }

@@ -117,6 +117,7 @@ impl Viewer {
                 subnet_v6: leaf.v6,
                 addresses: self.addresses(&lease),
                 inner_v6: lease.attributes.weft.as_ref().is_some_and(|weft| weft.v6),
+                source_ports: takes_source_ports(&lease),
                 mtu: inner_mtu(&lease),
             };
             view.accepted.push(Accepted { leaf, lease, peer, since });
@@ -194,6 +195,13 @@ impl Viewer {
         }
         addresses
     }
+}
+
+/// Whoever has several source ports divides what arrives by those of others. Who does not say so is
+/// sent to from the one port that everybody has.
+fn takes_source_ports(lease: &Lease) -> bool {
+    let ports = lease.attributes.weft.as_ref().and_then(|weft| weft.ports);
+    ports.is_some_and(|ports| ports > 1)
 }
 
 fn inner_mtu(lease: &Lease) -> Option<u16> {

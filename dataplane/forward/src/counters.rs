@@ -163,7 +163,8 @@ impl DropsSnapshot {
 }
 
 /// Declares a group of counters and its snapshot with the same field names. The fields after the
-/// semicolon are groups themselves.
+/// semicolon are groups themselves. A group shares no cache lines (they are fetched in pairs) with
+/// other memory, since another worker may write there.
 macro_rules! counters {
     (
         $(#[$doc:meta])* $live:ident, $(#[$snapshot_doc:meta])* $snapshot:ident {
@@ -174,6 +175,7 @@ macro_rules! counters {
     ) => {
         $(#[$doc])*
         #[derive(Default, Debug)]
+        #[repr(align(128))]
         pub struct $live {
             $($(#[$field_doc])* pub $field: Counter,)*
             $($(#[$group_doc])* pub $group: $group_live,)*

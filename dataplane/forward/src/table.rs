@@ -33,6 +33,8 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// It takes IPv6 packets.
     pub inner_v6: bool,
+    /// It takes datagrams from several source ports, and divides them by these.
+    pub source_ports: bool,
     /// The longest inner packet that its device takes in bytes, if it says so.
     pub mtu: Option<u16>,
 }

@@ -146,8 +146,7 @@ impl Trains {
                 return self.gathers[usize::from(number)].as_mut();
             }
         }
-        let socket =
-            shared.locals.iter().position(|local| local.is_ipv4() == state.outer.is_ipv4())?;
+        let socket = state.socket(&shared.locals)?;
         if self.free.len() <= RESERVE && !load.urgent {
             return None;
         }

@@ -32,7 +32,8 @@ use crate::{
 };
 
 /// Peers of the table. Peer *n* has 10.244.*(n + 2)*.0/24 and sends from 127.0.0.*(n + 2)*, so
-/// that asking the kernel for the path stays on this host. The last one takes no IPv6.
+/// that asking the kernel for the path stays on this host. The last one takes no IPv6, and is the
+/// only one that takes several source ports.
 const PEERS: u16 = 3;
 
 /// What the device takes joined, and how many segments.
@@ -63,6 +64,7 @@ fn peer(slot: u16) -> Peer {
         subnet_v6: Some(format!("fd00:244:0:{number}::/64").parse().unwrap()),
         addresses: vec![outer.ip()],
         inner_v6: slot + 1 < PEERS,
+        source_ports: slot + 1 == PEERS,
         mtu: None,
     }
 }
@@ -135,12 +137,12 @@ impl Rig {
             writes: Writes::new(for_writes),
             sum: checksum::portable,
             inner_mtu,
-            locals: vec![IpAddr::from([127, 0, 0, 1])],
+            locals: vec![IpAddr::from([127, 0, 0, 1]); 2],
             now_ms: 0,
             progress: Progress::new(Arc::default()),
             icmp_limits: crate::shared::IcmpLimits::new(),
         };
-        let outbound = Outbound::new(Plain, gathers, segments_max, 1);
+        let outbound = Outbound::new(Plain, gathers, segments_max, 2);
         let inbound = Inbound::new(Plain, offloads, joined_max, checksum::portable);
         Rig { outbound, inbound, shared, events, pools, seen: Vec::new() }
     }

@@ -110,10 +110,12 @@ fn try_start(
     ip("address add 10.244.1.1/16 dev flannel0");
     ip("link set flannel0 up");
     let options = WorkerOptions {
+        number: 0,
         tun,
         segments_max: socket.segments_max(),
         joined_max: socket.kernel_segments_max(),
         sockets: vec![socket],
+        senders: vec![],
         inner_mtu: 1472,
         table: Arc::new(Table::new(table_input()).unwrap()),
         engine,

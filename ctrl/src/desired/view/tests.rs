@@ -71,6 +71,22 @@ fn weft(last: u8, more: &str) -> String {
     )
 }
 
+/// A flanneld, a weft that says nothing of it, and one of another version have one source port.
+#[test]
+fn several_source_ports_are_for_those_who_say_so() {
+    let mut world = World::v4();
+    world.put("10.5.2.0-24", &flannel(2));
+    world.put("10.5.3.0-24", &weft(3, ""));
+    world.put("10.5.4.0-24", &weft(4, r#","ports":1"#));
+    world.put("10.5.5.0-24", &weft(5, r#","ports":2"#));
+    world.put("10.5.6.0-24", &weft(6, r#","ports":64"#));
+    world.put("10.5.7.0-24", &weft(7, r#","ports":2"#).replace(r#""v":1"#, r#""v":2"#));
+    let view = world.view();
+    let source_ports: Vec<bool> =
+        view.accepted.iter().map(|accepted| accepted.peer.source_ports).collect();
+    assert_eq!(source_ports, [false, false, false, true, true, false]);
+}
+
 #[test]
 fn leases_become_peers_with_their_own_port_if_they_say_one() {
     let mut world = World::v4();

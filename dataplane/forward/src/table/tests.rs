@@ -17,6 +17,7 @@ fn peer(slot: u16, subnet_v4: &str, outer: &str) -> Peer {
         subnet_v6: None,
         addresses: Vec::new(),
         inner_v6: false,
+        source_ports: false,
         mtu: None,
     }
 }

@@ -406,6 +406,27 @@ fn trains_that_block_each_other_are_dropped() {
 }
 
 #[test]
+fn peers_that_take_several_source_ports_see_the_workers_own() {
+    let mut rig = Rig::new();
+    let read = [sized(AT[0], &[10]), sized(AT[2], &[20])].concat();
+    let sockets = |rig: &mut Rig| {
+        read_all(rig, &read);
+        let trains = rig.send();
+        let sockets: Vec<usize> = trains.iter().map(|train| train.socket).collect();
+        rig.accept(trains);
+        sockets
+    };
+    assert_eq!(sockets(&mut rig), [0, 1]);
+    let mut input = table_input();
+    (input.peers[0].source_ports, input.peers[2].source_ports) = (true, false);
+    rig.adopt(input);
+    assert_eq!(sockets(&mut rig), [1, 0], "it may begin and end");
+    // The first worker has no port of its own besides the one that everybody knows.
+    rig.shared.locals.truncate(1);
+    assert_eq!(sockets(&mut rig), [0, 0]);
+}
+
+#[test]
 fn a_peer_of_a_family_without_a_socket_is_unreachable() {
     let mut rig = Rig::new();
     let mut input = table_input();

@@ -16,10 +16,11 @@ enum Step {
     Read { peer: usize, length: usize, size: Option<u16>, keep: bool },
     /// A turn; the kernel answers the trains with these, over and over.
     Turn(Vec<Answer>),
-    /// The socket takes data again.
-    Writable,
-    /// A table in which one peer is the same, another one, or missing.
-    Adopt { peer: usize, change: u8 },
+    /// A socket takes data again.
+    Writable(usize),
+    /// A table in which one peer is the same, another one, or missing. If it is there, it takes
+    /// several source ports or does not.
+    Adopt { peer: usize, change: u8, source_ports: bool },
     /// Milliseconds pass.
     Wait(u64),
 }
@@ -54,6 +55,11 @@ fn anything() -> impl Strategy<Value = Answer> {
     prop_oneof![3 => Just(Answer::Taken), 1 => Just(Answer::Full), 2 => refused]
 }
 
+fn adopt(change: impl Strategy<Value = u8>) -> impl Strategy<Value = Step> {
+    let parts = (0..3_usize, change, any::<bool>());
+    parts.prop_map(|(peer, change, source_ports)| Step::Adopt { peer, change, source_ports })
+}
+
 /// A worker in the hands of a test, and what came of it.
 struct Run {
     rig: Rig,
@@ -76,9 +82,10 @@ impl Run {
                 self.rig.write_plain();
                 self.answer(trains, &answers);
             }
-            Step::Writable => self.rig.outbound.handle_writable(0),
-            Step::Adopt { peer, change } => {
+            Step::Writable(socket) => self.rig.outbound.handle_writable(socket),
+            Step::Adopt { peer, change, source_ports } => {
                 let mut input = table_input();
+                input.peers[peer].source_ports = source_ports;
                 match change {
                     0 => {}
                     1 => drop(input.peers.remove(peer)),
@@ -129,7 +136,9 @@ impl Run {
     fn finish(&mut self) {
         for round in 0.. {
             assert!(round < 10_000, "the machine comes to no end");
-            self.rig.outbound.handle_writable(0);
+            for socket in 0..2 {
+                self.rig.outbound.handle_writable(socket);
+            }
             if !self.rig.outbound.has_work() {
                 break;
             }
@@ -153,8 +162,8 @@ proptest! {
             prop_oneof![
                 4 => read(),
                 2 => turn(full_or_taken()),
-                1 => Just(Step::Writable),
-                1 => (0..3_usize).prop_map(|peer| Step::Adopt { peer, change: 0 }),
+                1 => (0..2_usize).prop_map(Step::Writable),
+                1 => adopt(Just(0)),
             ],
             0..80,
         ),
@@ -174,8 +183,8 @@ proptest! {
             prop_oneof![
                 6 => read(),
                 3 => turn(anything()),
-                2 => Just(Step::Writable),
-                1 => (0..3_usize, 0..4_u8).prop_map(|(peer, change)| Step::Adopt { peer, change }),
+                2 => (0..2_usize).prop_map(Step::Writable),
+                1 => adopt(0..4_u8),
                 1 => (0..400_000_u64).prop_map(Step::Wait),
             ],
             0..80,
