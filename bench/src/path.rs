@@ -127,10 +127,14 @@ impl RunningPath {
         nodes.chain(&mut self.forwarders).try_for_each(Process::check_running)
     }
 
+    /// The path's programs; none if the kernel does the work alone.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.nodes.iter().map(WeftNode::process).chain(&self.forwarders)
+    }
+
     /// Memory of the path's largest program in MiB; `None` if the kernel does the work alone.
     pub fn memory_mib(&self) -> Result<Option<f64>> {
-        let nodes = self.nodes.iter().map(WeftNode::process);
-        let memory = nodes.chain(&self.forwarders).map(|process| Memory::read(process.id()));
+        let memory = self.processes().map(|process| Memory::read(process.id()));
         let totals = memory.map(|read| read.map(|memory| memory.total_mib()));
         let totals: Vec<f64> = totals.collect::<Result<_>>()?;
         Ok(totals.into_iter().reduce(f64::max))
@@ -160,9 +164,7 @@ impl RunningPath {
 
     /// What the path's programs have printed, for the message about a failure.
     fn complaints(&self) -> String {
-        let nodes = self.nodes.iter().map(WeftNode::process);
-        let complaints: Vec<String> =
-            nodes.chain(&self.forwarders).map(Process::complaint).collect();
+        let complaints: Vec<String> = self.processes().map(Process::complaint).collect();
         format!("The {} path does not come up. {}", self.kind.name(), complaints.join("\n"))
     }
 }
