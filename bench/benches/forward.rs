@@ -1,21 +1,24 @@
-//! The packet logic by itself: cutting, joining, looking up. Figures are for each wire packet.
+//! The packet logic by itself: parsing, cutting, building trains, joining. Figures are for each wire
+//! packet.
 
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ipnet::Ipv4Net;
 use weft_forward::checksum::{self, Sum};
 use weft_forward::coalesce::{Coalescer, Group, Limits, SEGMENTS_MAX, Sink};
 use weft_forward::packet::{self, Layout};
 use weft_forward::segment::{HEADER_MAX, Plan};
-use weft_forward::table::{Peer, Table, TableInput};
 use weft_forward::virtio::{Gso, Header};
+use weft_sys::frame::{Frame, FramePool, PoolShape};
+use weft_sys::gather::Gather;
+use weft_sys::region::Region;
 
 const IPV4_LENGTH: usize = 20;
 /// A TCP header with the timestamps that nearly every stream carries.
 const TCP_LENGTH: usize = 32;
 const UDP_LENGTH: usize = 8;
+/// Payloads up to this length are copied into a train, as the worker does it.
+const COPY_MAX: usize = 256;
 
 /// One super-packet as the device gives it: kind, payload of a wire packet, and of the whole.
 #[derive(Clone, Copy)]
@@ -156,56 +159,61 @@ fn coalesce(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A network of 65,536 subnets of which the first is ours and the next `peers` are others'.
-fn table(peers: u16) -> Table {
-    let subnet = |number: u32| {
-        let address = Ipv4Addr::from_bits(0x0a00_0000 | number << 8);
-        Ipv4Net::new(address, 24).expect("24 is a prefix length")
-    };
-    let peer = |slot: u16| {
-        let outer = IpAddr::V4(Ipv4Addr::from_bits(0xac10_0000 | (u32::from(slot) + 1)));
-        Peer {
-            slot,
-            generation: 1,
-            outer: SocketAddr::new(outer, 8285),
-            subnet_v4: Some(subnet(u32::from(slot) + 1)),
-            subnet_v6: None,
-            addresses: vec![outer],
-            inner_v6: false,
-            mtu: None,
-        }
-    };
-    let input = TableInput {
-        epoch: 1,
-        network_v4: Some("10.0.0.0/8".parse().expect("it is a network")),
-        own_v4: Some(subnet(0)),
-        peers: (0..peers).map(peer).collect(),
-        ..TableInput::default()
-    };
-    Table::new(input).expect("no two peers are alike")
+/// Reading a wire packet's headers, which every packet of either direction pays for.
+fn parse(criterion: &mut Criterion) {
+    let (sum, _) = weft_sys::checksum::select();
+    let mut group = criterion.benchmark_group("parse");
+    group.throughput(Throughput::Elements(1));
+    for shape in [SHAPES[0], SHAPES[2]] {
+        let packets = wire_packets(&super_packet(shape), sum);
+        let name = if shape.gso == Gso::Udp { "udp" } else { "tcp" };
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| packet::parse(black_box(&packets[0])).expect("it was cut by us"));
+        });
+    }
+    group.finish();
 }
 
-/// Destinations in no order, so that large tables cannot stay in the nearest cache.
-fn lookup(criterion: &mut Criterion) {
-    const LOOKUPS: u32 = 1024;
-    let mut group = criterion.benchmark_group("lookup");
-    group.throughput(Throughput::Elements(u64::from(LOOKUPS)));
-    for peers in [10, 1_000, u16::MAX] {
-        let table = table(peers);
-        let destination = |index: u32| {
-            let number = index.wrapping_mul(0x9e37_79b1) % u32::from(peers) + 1;
-            IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0002 | number << 8))
-        };
-        let destinations: Vec<IpAddr> = (0..LOOKUPS).map(destination).collect();
-        group.bench_function(BenchmarkId::from_parameter(peers), |bencher| {
+/// From a super-packet as the device gives it to a train that is ready to be sent: parsing, cutting,
+/// and the list of pieces. Only the machines around it, which need a device, are missing.
+fn train(criterion: &mut Criterion) {
+    let (sum, _) = weft_sys::checksum::select();
+    let shape = PoolShape { frames: 1, capacity: 65_535, stride: 64 * 1024 };
+    let region = Region::map(shape.footprint() + 2 * Gather::FOOTPRINT).expect("memory is there");
+    let pool = FramePool::new(&region, shape, 0);
+    let mut gather = Gather::new(&region, 0);
+    let mut group = criterion.benchmark_group("train");
+    for shape in SHAPES {
+        let whole = super_packet(shape);
+        let mut frame = pool.free_frame().expect("nobody holds a frame");
+        frame.narrow(0..whole.packet.len());
+        frame.bytes_mut().expect("the only handle").copy_from_slice(&whole.packet);
+        group.throughput(Throughput::Elements(plan(&whole).count() as u64));
+        group.bench_function(BenchmarkId::from_parameter(shape.name), |bencher| {
             bencher.iter(|| {
-                let found = destinations.iter().filter_map(|&to| table.peer_for(black_box(to)));
-                assert_eq!(found.map(black_box).count(), destinations.len());
+                build_train(black_box(&frame), &whole.header, &mut gather, sum);
+                black_box(&mut gather).reset();
             });
         });
     }
     group.finish();
 }
 
-criterion_group!(benches, segment, coalesce, lookup);
+/// As the plain framer does it: short payloads are copied, long ones stay where they are.
+fn build_train(frame: &Frame, header: &Header, train: &mut Gather, sum: Sum) {
+    let packet = frame.bytes();
+    let layout = packet::parse(packet).expect("the packet is well formed");
+    let plan = Plan::new(packet, &layout, header).expect("header and packet agree");
+    for index in 0..plan.count() {
+        plan.write_header(packet, index, train.push_space(plan.header_len()), sum);
+        let payload = plan.payload(index);
+        if payload.len() <= COPY_MAX {
+            train.push_copy(&packet[payload]);
+        } else {
+            train.push_frame(frame, payload);
+        }
+    }
+}
+
+criterion_group!(benches, parse, segment, train, coalesce);
 criterion_main!(benches);
