@@ -18,7 +18,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::json::{self, Fields, Object, Value};
 
-pub use backend::{PORT_DEFAULT, UdpBackend};
+pub use backend::{PORT_DEFAULT, SOURCE_PORTS_MAX, UdpBackend};
 pub use range::SubnetRange;
 
 use range::Wish;

@@ -8,6 +8,9 @@ use crate::json::{Fields, Object, Value};
 /// Port of the `udp` backend when the config names none.
 pub const PORT_DEFAULT: u16 = 8285;
 
+/// Most source ports that a node can have, and so workers that can be told apart by them.
+pub const SOURCE_PORTS_MAX: u16 = 64;
+
 /// The smallest underlay MTU: every IPv4 host takes datagrams of 576 bytes (RFC 791).
 const MTU_MIN: u64 = 576;
 /// The largest IP packet.
@@ -18,6 +21,8 @@ const MTU_MAX: u64 = 65_535;
 pub struct UdpBackend {
     /// `Port`: the UDP port of every node, local and remote.
     pub port: u16,
+    /// `SourcePorts`: how many ports, from `port` on, a node may send from.
+    pub source_ports: u16,
     /// `MTU` of the underlay in bytes; the interface's own if absent.
     pub mtu: Option<u32>,
     /// `AllowedSources`: outer sources accepted besides the peers' own addresses.
@@ -28,7 +33,13 @@ pub struct UdpBackend {
 
 impl Default for UdpBackend {
     fn default() -> Self {
-        Self { port: PORT_DEFAULT, mtu: None, allowed_sources: Vec::new(), strict_source: false }
+        Self {
+            port: PORT_DEFAULT,
+            source_ports: 1,
+            mtu: None,
+            allowed_sources: Vec::new(),
+            strict_source: false,
+        }
     }
 }
 
@@ -66,11 +77,22 @@ fn read_udp(object: &Object, mistakes: &mut Vec<String>) -> UdpBackend {
             PORT_DEFAULT
         }
     };
+    let source_ports = source_ports(&mut fields, port);
     let mtu = underlay_mtu(&mut fields);
     let allowed_sources = allowed_sources(&mut fields);
     let strict_source = fields.boolean("StrictSource").unwrap_or(false);
     refuse_unbuilt(object, mistakes);
-    UdpBackend { port, mtu, allowed_sources, strict_source }
+    UdpBackend { port, source_ports, mtu, allowed_sources, strict_source }
+}
+
+/// All of them are ports.
+fn source_ports(fields: &mut Fields<'_>, port: u16) -> u16 {
+    let Some(asked_for) = fields.unsigned("SourcePorts") else { return 1 };
+    let most = u64::from((u16::MAX - port).saturating_add(1).min(SOURCE_PORTS_MAX));
+    if !(1..=most).contains(&asked_for) {
+        fields.mistake("SourcePorts", &format!("{asked_for} must be from 1 to {most}"));
+    }
+    u16::try_from(asked_for).unwrap_or(1)
 }
 
 /// Flannel's other backends read 0 as "that of the interface", so it means the same here.
@@ -97,7 +119,7 @@ fn allowed_sources(fields: &mut Fields<'_>) -> Vec<IpNet> {
 }
 
 /// Keys whose function does not exist yet are refused unless they say what happens anyway, so that
-/// nobody believes traffic to be sealed or spread when it is not.
+/// nobody believes traffic to be sealed when it is not.
 fn refuse_unbuilt(object: &Object, mistakes: &mut Vec<String>) {
     let mut refuse = |key: &str, default: fn(&Value) -> bool| {
         if object.all(key).any(|value| *value != Value::Null && !default(value)) {
@@ -106,10 +128,6 @@ fn refuse_unbuilt(object: &Object, mistakes: &mut Vec<String>) {
         }
     };
     let empty = |value: &Value| matches!(value, Value::Text(text) if text.is_empty());
-    refuse(
-        "SourcePorts",
-        |value| matches!(value, Value::Number(number) if number.as_u64() == Some(1)),
-    );
     refuse(
         "Paths",
         |value| matches!(value, Value::Array(items) if items.as_slice() == [Value::Text("udp".into())]),

@@ -82,6 +82,7 @@ fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
         config.backend,
         UdpBackend {
             port: 9000,
+            source_ports: 1,
             mtu: Some(9000),
             allowed_sources: vec![
                 "192.0.2.0/24".parse().unwrap(),
@@ -208,7 +209,6 @@ fn what_is_not_built_yet_is_refused_unless_it_asks_for_nothing() {
         parse(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"udp",{key}}}}}"#))
     };
     for refused in [
-        r#""SourcePorts":4"#,
         r#""Paths":["udp","vxlan"]"#,
         r#""paths":[]"#,
         r#""Encryption":"wireguard""#,
@@ -221,9 +221,35 @@ fn what_is_not_built_yet_is_refused_unless_it_asks_for_nothing() {
         let text = error.to_string();
         assert!(text.contains("not built yet") && !text.contains("secret-words"), "{text}");
     }
-    for fine in [r#""SourcePorts":1"#, r#""Paths":["udp"]"#, r#""PSK":null"#, r#""Encryption":"""#]
-    {
+    for fine in [r#""Paths":["udp"]"#, r#""PSK":null"#, r#""Encryption":"""#] {
         assert!(with(fine).is_ok(), "{fine}");
+    }
+}
+
+#[test]
+fn source_ports_follow_the_port() {
+    let with = |keys: &str| {
+        parse(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"udp"{keys}}}}}"#))
+    };
+    for (keys, expected) in [
+        ("", 1),
+        (r#","SourcePorts":null"#, 1),
+        (r#","SourcePorts":1"#, 1),
+        (r#","sourceports":4"#, 4),
+        (r#","SourcePorts":64"#, 64),
+        (r#","SourcePorts":2,"Port":65534"#, 2),
+        (r#","SourcePorts":1,"Port":65535"#, 1),
+    ] {
+        assert_eq!(with(keys).unwrap().backend.source_ports, expected, "{keys}");
+    }
+    for (keys, range) in [
+        (r#","SourcePorts":0"#, "from 1 to 64"),
+        (r#","SourcePorts":65"#, "from 1 to 64"),
+        (r#","SourcePorts":3,"Port":65534"#, "from 1 to 2"),
+        (r#","SourcePorts":65537"#, "from 1 to 64"),
+    ] {
+        let text = with(keys).unwrap_err().to_string();
+        assert!(text.contains("SourcePorts") && text.contains(range), "{keys}: {text}");
     }
 }
 
