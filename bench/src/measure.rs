@@ -7,6 +7,7 @@ mod sockperf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use crate::lab::{Lab, Process, Side, processor_busy};
 use crate::path::RunningPath;
@@ -24,17 +25,64 @@ const PINGS: u32 = 25;
 /// Payload of the small datagrams, in bytes.
 const DATAGRAM_BYTES: u32 = 64;
 
-/// Takes all figures once, from pod 1 to pod 2. Every load runs for `seconds`. The memory is left to
-/// the caller, who knows the path's programs.
-pub fn measure(lab: &Lab, path: &RunningPath, seconds: u32) -> Result<Sample> {
-    let mut sample = Sample::default();
-    sample.insert(Figure::PingLossPercent, ping_loss(lab)?);
+/// One of the loads behind the figures that are always worth a look, from pod 1 to pod 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Load {
+    /// One TCP stream.
+    Tcp1,
+    /// Four TCP streams.
+    Tcp4,
+    /// 64-byte datagrams, more than get through.
+    Udp64,
+    /// Round trips of 64 bytes over TCP.
+    Rtt,
+}
+
+impl Load {
+    /// All, in the order of the report.
+    pub const ALL: [Load; 4] = [Load::Tcp1, Load::Tcp4, Load::Udp64, Load::Rtt];
+
+    /// Runs it for `seconds` and adds what it has shown.
+    pub fn run(
+        self,
+        lab: &Lab,
+        path: &RunningPath,
+        seconds: u32,
+        sample: &mut Sample,
+    ) -> Result<()> {
+        match self {
+            Load::Tcp1 => with_server(lab, || tcp1(lab, seconds, sample)),
+            Load::Tcp4 => with_server(lab, || {
+                sample.insert(Figure::Tcp4Gbps, iperf::tcp(lab, seconds, 4)?.gbps);
+                Ok(())
+            }),
+            Load::Udp64 => with_server(lab, || udp64(lab, path, seconds, sample)),
+            Load::Rtt => {
+                let round_trip = sockperf::ping_pong(lab, seconds)?;
+                sample.insert(Figure::RttP50Us, round_trip.p50_us);
+                sample.insert(Figure::RttP99Us, round_trip.p99_us);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Runs a load beside a server of iperf3.
+fn with_server(lab: &Lab, load: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut server = iperf::start_server(lab)?;
+    load()?;
+    server.stop().map(drop)
+}
+
+fn tcp1(lab: &Lab, seconds: u32, sample: &mut Sample) -> Result<()> {
     let (tcp, busy) = timed(|| iperf::tcp(lab, seconds, 1))?;
     sample.insert(Figure::Tcp1Gbps, tcp.gbps);
     sample.insert(Figure::Tcp1Retransmits, tcp.retransmits as f64);
     sample.insert(Figure::Tcp1CpuSecondsPerGb, busy.as_secs_f64() / (tcp.bytes as f64 / 1e9));
-    sample.insert(Figure::Tcp4Gbps, iperf::tcp(lab, seconds, 4)?.gbps);
+    Ok(())
+}
+
+fn udp64(lab: &Lab, path: &RunningPath, seconds: u32, sample: &mut Sample) -> Result<()> {
     let before = path.work(lab)?;
     let (udp, busy) = timed(|| iperf::udp(lab, seconds, DATAGRAM_BYTES))?;
     let work = path.work(lab)?.zip(before);
@@ -45,10 +93,15 @@ pub fn measure(lab: &Lab, path: &RunningPath, seconds: u32) -> Result<Sample> {
     sample.insert(Figure::Udp64OutOfOrder, udp.out_of_order as f64);
     let microseconds = busy.as_secs_f64() * 1e6;
     sample.insert(Figure::Udp64CpuUsPerDatagram, microseconds / udp.received as f64);
-    server.stop()?;
-    let round_trip = sockperf::ping_pong(lab, seconds)?;
-    sample.insert(Figure::RttP50Us, round_trip.p50_us);
-    sample.insert(Figure::RttP99Us, round_trip.p99_us);
+    Ok(())
+}
+
+/// Takes all figures once. Every load runs for `seconds`. The memory is left to the caller, who knows
+/// the path's programs.
+pub fn measure(lab: &Lab, path: &RunningPath, seconds: u32) -> Result<Sample> {
+    let mut sample = Sample::default();
+    sample.insert(Figure::PingLossPercent, ping_loss(lab)?);
+    Load::ALL.into_iter().try_for_each(|load| load.run(lab, path, seconds, &mut sample))?;
     Ok(sample)
 }
 

@@ -3,7 +3,7 @@
 mod vxlan;
 mod weft;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use weft::{EngineChoice, Weft, WeftNode, Work, weft_binary};
 
-use crate::lab::{Lab, Memory, NETWORK, Process, Side};
+use crate::lab::{Lab, LabOptions, Memory, NETWORK, Process, Side, left_behind};
 
 /// How long a path may take until the first packet crosses it.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -65,8 +65,38 @@ impl PathKind {
 pub struct Programs {
     /// The `weft` binary.
     pub weft: PathBuf,
+    /// Further flags of its daemons.
+    pub weft_flags: Vec<String>,
     /// The `weft-bench` binary, for its `per-packet` command.
     pub bench: PathBuf,
+}
+
+impl Programs {
+    /// This program, and the `weft` given or the one beside this program.
+    pub fn find(weft: Option<&Path>) -> Result<Programs> {
+        let bench = std::env::current_exe().context("Cannot find this program's own path")?;
+        Ok(Programs { weft: weft_binary(weft)?, weft_flags: Vec::new(), bench })
+    }
+}
+
+/// Makes a fresh lab, sets the path up in it, lets `measure` do what it likes, takes both down, and
+/// checks that neither left anything behind.
+pub fn in_fresh_lab<T>(
+    kind: PathKind,
+    options: &LabOptions,
+    programs: &Programs,
+    measure: impl FnOnce(&Lab, &mut RunningPath) -> Result<T>,
+) -> Result<T> {
+    let pod_mtu = kind.mtu(options.underlay_mtu);
+    let lab = Lab::new(LabOptions { pod_mtu, ..options.clone() })?;
+    let mut path = RunningPath::start(&lab, kind, programs)?;
+    let measured = measure(&lab, &mut path)?;
+    path.check_running()?;
+    path.stop(&lab)?;
+    lab.close()?;
+    let rest = left_behind();
+    ensure!(rest.is_empty(), "Left behind: {}", rest.join(", "));
+    Ok(measured)
 }
 
 /// A path that carries packets at the moment. Dropping it ends its programs.
@@ -97,7 +127,7 @@ impl RunningPath {
 
     fn start_weft(&mut self, lab: &Lab, programs: &Programs, engine: EngineChoice) -> Result<()> {
         let mut weft = Weft::new(&programs.weft);
-        weft.flags = engine.flags();
+        weft.flags = [engine.flags(), programs.weft_flags.clone()].concat();
         for side in Side::BOTH {
             self.nodes.push(weft.start(lab, side)?);
         }

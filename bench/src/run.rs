@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, ValueEnum};
 
 use crate::lab::{Lab, LabOptions, Side, Underlay, left_behind};
 use crate::measure::{CONGESTION_CONTROL, Figure, Sample, Section, measure};
-use crate::path::{PathKind, Programs, RunningPath, weft_binary};
+use crate::path::{PathKind, Programs, RunningPath, in_fresh_lab};
 use crate::report::{Machine, PathReport, Report, UnderlayReport};
 
 /// What to measure and where to put the results.
@@ -59,17 +59,12 @@ impl LabArguments {
             Some(UnderlayChoice::Both) => &[Underlay::Wire, Underlay::Super],
         }
     }
-
-    fn programs(&self) -> Result<Programs> {
-        let bench = std::env::current_exe().context("Cannot find this program's own path")?;
-        Ok(Programs { weft: weft_binary(self.weft.as_deref())?, bench })
-    }
 }
 
 /// Measures as told, prints the results, and says whether all is well: weft could be measured,
 /// nothing was left behind, and, if asked for, the bars hold.
 pub fn run(arguments: &LabArguments) -> Result<bool> {
-    let programs = arguments.programs()?;
+    let programs = Programs::find(arguments.weft.as_deref())?;
     let mut report = Report {
         machine: Machine::describe(),
         command: Machine::command_line(),
@@ -122,8 +117,7 @@ fn show(figure: Figure, value: f64) -> String {
     format!("{} {} {}", figure.label(), figure.format(value), figure.unit())
 }
 
-/// Makes a fresh lab, sets the path up in it, measures, takes both down, and checks that neither
-/// left anything behind.
+/// Measures a path once, in a lab of its own.
 fn measure_once(
     kind: PathKind,
     underlay: Underlay,
@@ -132,22 +126,16 @@ fn measure_once(
     show_status: bool,
 ) -> Result<Sample> {
     let options = LabOptions { underlay, ..LabOptions::default() };
-    let pod_mtu = kind.mtu(options.underlay_mtu);
-    let lab = Lab::new(LabOptions { pod_mtu, ..options })?;
-    let mut path = RunningPath::start(&lab, kind, programs)?;
-    let mut sample = measure(&lab, &path, seconds)?;
-    path.check_running()?;
-    if let Some(memory) = path.memory_mib()? {
-        sample.insert(Figure::MemoryMib, memory);
-    }
-    if show_status {
-        print_status(&lab, &path)?;
-    }
-    path.stop(&lab)?;
-    lab.close()?;
-    let rest = left_behind();
-    ensure!(rest.is_empty(), "Left behind: {}", rest.join(", "));
-    Ok(sample)
+    in_fresh_lab(kind, &options, programs, |lab, path| {
+        let mut sample = measure(lab, path, seconds)?;
+        if let Some(memory) = path.memory_mib()? {
+            sample.insert(Figure::MemoryMib, memory);
+        }
+        if show_status {
+            print_status(lab, path)?;
+        }
+        Ok(sample)
+    })
 }
 
 /// What `weft status` says on host 1 after the load.

@@ -15,7 +15,11 @@ use weft_bench::path::{PathKind, Programs, RunningPath};
 
 fn programs() -> Programs {
     // No test of this file starts weft: it belongs to another package.
-    Programs { weft: PathBuf::from("/nonexistent"), bench: env!("CARGO_BIN_EXE_weft-bench").into() }
+    Programs {
+        weft: PathBuf::from("/nonexistent"),
+        weft_flags: Vec::new(),
+        bench: env!("CARGO_BIN_EXE_weft-bench").into(),
+    }
 }
 
 fn small(kind: PathKind) -> LabOptions {
