@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::json::{self, Fields, Object, Value};
+use crate::lease::Leaf;
 
 pub use backend::{PORT_DEFAULT, SOURCE_PORTS_MAX, UdpBackend};
 pub use range::SubnetRange;
@@ -116,6 +117,16 @@ impl NetworkConfig {
             Some(IpNet::V6(network)) => Some(network),
             _ => None,
         }
+    }
+
+    /// Whether these subnets are among those that are given out.
+    pub(crate) fn would_give(&self, leaf: &Leaf) -> bool {
+        let fits = |range: &Option<SubnetRange>, net: Option<IpNet>| match (range, net) {
+            (Some(range), Some(net)) => range.allows(net),
+            (None, None) => true,
+            _ => false,
+        };
+        fits(&self.v4, leaf.v4.map(IpNet::V4)) && fits(&self.v6, leaf.v6.map(IpNet::V6))
     }
 
     /// The networks of the families that are on, IPv4 first.

@@ -14,20 +14,23 @@
 //! before `configure`. Every future may be dropped to stop; what was done until then stays, as it does
 //! when flanneld stops.
 
+mod change;
 mod own;
 mod publish;
 mod release;
 mod run;
 mod save;
 mod start;
+mod underlay;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use weft_forward::table::{Table, TableError};
 
 use crate::config::{ConfigError, NetworkConfig};
@@ -35,7 +38,7 @@ use crate::desired::{Slots, View, Viewer};
 use crate::device::{self, DesiredDevice, DeviceError, DeviceGone};
 use crate::identity::{self, Identity, IdentityError};
 use crate::interface::{self, Families, Interface, InterfaceError, InterfaceOptions};
-use crate::lease::{Attributes, Weft};
+use crate::lease::Attributes;
 use crate::saved::Saved;
 use crate::source::acquire::{AcquireError, Acquired as AcquiredLease, Origin};
 use crate::source::{Source, SourceOptions};
@@ -45,26 +48,23 @@ use crate::subnet_file::{self, SubnetFileError};
 pub use release::{Outcome, Release};
 pub use run::Running;
 
-/// An IPv4 (IPv6) and a UDP header around every inner packet, in bytes.
-const OVERHEAD_V4: u32 = 20 + 8;
-const OVERHEAD_V6: u32 = 40 + 8;
-
-/// The smallest MTU that a device can have with IPv4 (RFC 791), with IPv6 (RFC 8200).
-const MTU_MIN_V4: u32 = 68;
-const MTU_MIN_V6: u32 = 1280;
-
-/// The longest packet that a TUN device takes.
-const MTU_MAX: u32 = 65_535;
-
 /// The device's name in flannel's UDP mode.
 pub const DEVICE_NAME: &str = "flannel0";
 
-/// Takes finished tables; the dataplane is behind it. Called on the control thread, at most once in
-/// five milliseconds, with epochs that grow. Must not block.
+/// Takes what the control loop decides; the dataplane is behind it. Called on the control thread. Must
+/// not block.
 pub trait TableSink {
-    /// Hands the table on. It replaces every one before.
+    /// Hands the table on. It replaces every one before. Called at most once in five milliseconds, with
+    /// epochs that grow.
     fn publish(&mut self, table: Arc<Table>);
+
+    /// Packets are to be sent from and received at these addresses instead of those before. Where that
+    /// cannot be, those before stay, and a sentence says why.
+    fn rebind(&mut self, addresses: Vec<SocketAddr>) -> Rebinding;
 }
+
+/// What becomes of new addresses, some time. Dropping it leaves open which ones are in use.
+pub type Rebinding = BoxFuture<'static, Result<(), String>>;
 
 /// What the command line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
     });
     let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
     let interface = interface::select(&options.interface, families).await?;
-    let mtu = inner_mtu(&config, &interface)?;
+    let mtu = underlay::inner_mtu(&config, &interface)?;
     let begun = Begun {
         options,
         status,
@@ -228,9 +228,7 @@ impl Begun {
     /// that datagrams are sent over, which is IPv4 where the node has it.
     #[must_use]
     pub fn bind_addresses(&self) -> Vec<SocketAddr> {
-        let v4 = self.interface.address_v4.map(IpAddr::V4);
-        let address = v4.or(self.interface.address_v6.map(IpAddr::V6));
-        address.map(|address| (address, self.config.backend.port).into()).into_iter().collect()
+        underlay::bind_addresses(&self.interface, &self.config)
     }
 
     /// Takes a lease. If the source does not answer, the one that it confirmed last is used.
@@ -242,7 +240,8 @@ impl Begun {
             status.phase = Phase::Lease;
             status.raise(Concern::Start, "Taking a lease".into());
         });
-        let attributes = self.attributes();
+        let attributes =
+            underlay::attributes(&self.interface, &self.config, self.identity, self.mtu);
         let began = Instant::now().into_std();
         let lease = start::acquire(&self, &attributes).await?;
         info!(lease = lease.record.name, origin = ?lease.origin, "lease acquired");
@@ -257,46 +256,11 @@ impl Begun {
             config: self.config.clone(),
             own: lease.leaf,
             identity: self.identity,
-            own_addresses: self.own_addresses(),
+            own_addresses: underlay::own_addresses(&self.interface),
             outer_v6: self.interface.address_v4.is_none(),
         };
         let first_table = Arc::new(Table::new(viewer.table_input(&View::default(), 1))?);
         Ok(Acquired { begun: self, lease, began, attributes, viewer, first_table })
-    }
-
-    /// What our lease says. The interface's own address is announced only where others see another.
-    fn attributes(&self) -> Attributes {
-        let interface = &self.interface;
-        let v4 = interface.address_v4.filter(|_| interface.address_v4 != interface.public_v4);
-        let v6 = interface.address_v6.filter(|_| interface.address_v6 != interface.public_v6);
-        let addrs = v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6)).collect();
-        Attributes {
-            public_ip: interface.public_v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
-            public_ipv6: interface.public_v6,
-            backend_type: String::new(),
-            backend_data: None,
-            backend_v6_data: None,
-            weft: Some(Weft {
-                id: Some(self.identity),
-                paths: vec!["udp".into()],
-                port: Some(self.config.backend.port),
-                ports: Some(1),
-                addrs,
-                mtu: Some(self.mtu),
-                v6: self.config.v6.is_some(),
-                ..Weft::default()
-            }),
-        }
-    }
-
-    /// Every address of this host, and the public ones even if a NAT has them.
-    fn own_addresses(&self) -> Vec<IpAddr> {
-        let mut addresses = self.interface.addresses.clone();
-        let v4 = self.interface.public_v4.map(IpAddr::V4);
-        addresses.extend(v4.into_iter().chain(self.interface.public_v6.map(IpAddr::V6)));
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses
     }
 
     fn desired_device(&self, name: &str, lease: Option<&AcquiredLease>) -> DesiredDevice {
@@ -373,24 +337,4 @@ fn with_cause(error: &dyn std::error::Error) -> String {
         Some(cause) => format!("{error} ({cause})"),
         None => error.to_string(),
     }
-}
-
-/// What is left of the underlay's MTU inside of our datagrams.
-fn inner_mtu(config: &NetworkConfig, interface: &Interface) -> Result<u32, StartError> {
-    let underlay = config.backend.mtu.unwrap_or(interface.mtu);
-    if underlay > interface.mtu {
-        warn!(
-            configured = underlay,
-            interface = interface.mtu,
-            "Backend.MTU is larger than the interface's; full packets will not fit"
-        );
-    }
-    let overhead = if interface.address_v4.is_some() { OVERHEAD_V4 } else { OVERHEAD_V6 };
-    let mtu = underlay.saturating_sub(overhead).min(MTU_MAX);
-    let least = if config.v6.is_some() { MTU_MIN_V6 } else { MTU_MIN_V4 };
-    if mtu < least {
-        let interface = interface.name.clone();
-        return Err(StartError::Mtu { interface, underlay, mtu, least });
-    }
-    Ok(mtu)
 }

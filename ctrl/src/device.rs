@@ -1,8 +1,8 @@
 //! The tunnel device's settings, addresses and routes, and keeping them as they should be.
 //!
 //! The device itself belongs to the packet worker; here it is only a name. *Ours* is a route with
-//! protocol [`ROUTE_PROTOCOL`] whose destination is inside our network. Nothing else is removed or
-//! replaced: a foreign route to the same destination stays and is named in [`Report::foreign`].
+//! protocol [`ROUTE_PROTOCOL`] that leads into the device, as the one of an earlier network does, or
+//! whose destination is inside our network. Nothing else is removed or replaced: a foreign route to the same destination stays and is named in [`Report::foreign`].
 
 mod before;
 mod events;
@@ -29,7 +29,7 @@ use crate::interface::snapshot::Route;
 /// Marks our routes (`rtm_protocol`). Unused by `/etc/iproute2/rt_protos` and routing daemons.
 pub const ROUTE_PROTOCOL: u8 = 82;
 
-/// What the device should look like. Does not change while the daemon runs.
+/// What the device should look like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DesiredDevice {
     /// Its name, such as `flannel0`.
@@ -72,6 +72,8 @@ pub struct Report {
     /// What could not be brought about, one sentence each. Tried again at every event and every
     /// [`PERIOD`].
     pub failures: Vec<String>,
+    /// Addresses of the underlay that this host does not have any more; told in `failures` as well.
+    pub underlay_gone: Vec<IpAddr>,
 }
 
 impl Report {

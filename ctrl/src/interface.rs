@@ -4,7 +4,7 @@
 //! `--iface-can-reach`; the first that gives a usable interface wins. Without any of them a public
 //! address that was given names the interface that owns it, and without that the default route does.
 //!
-//! Chosen once, at start. Three kinds of devices are not taken just because they match, since no
+//! Chosen at the start, and again when an address that is in use goes away. Three kinds of devices are not taken just because they match, since no
 //! host is reached through them; the text of the error says so:
 //!
 //! | device | taken only |
@@ -68,6 +68,14 @@ pub struct Interface {
     /// Every address of this host, except those on `kube-ipvs0`: these belong to services, and
     /// one of them may well be another host's.
     pub addresses: Vec<IpAddr>,
+}
+
+impl Interface {
+    /// The address that datagrams between hosts are sent from: IPv4 where the node has it.
+    #[must_use]
+    pub fn outer_address(&self) -> Option<IpAddr> {
+        self.address_v4.map(IpAddr::V4).or(self.address_v6.map(IpAddr::V6))
+    }
 }
 
 /// Why there is no interface.

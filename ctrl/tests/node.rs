@@ -8,6 +8,7 @@ mod namespace;
 
 use std::cell::RefCell;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use weft_ctrl::controller::{
-    Acquired, Begun, DEVICE_NAME, OnLeaseLoss, Options, RunError, StartError, TableSink, begin,
+    Acquired, Begun, DEVICE_NAME, OnLeaseLoss, Options, Rebinding, RunError, StartError, TableSink,
+    begin,
 };
 use weft_ctrl::interface::InterfaceOptions;
 use weft_ctrl::source::SourceOptions;
@@ -36,11 +38,16 @@ const FLANNEL: &str = r#"{"PublicIP":"10.168.0.3","PublicIPv6":null}"#;
 const SOON: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Default)]
-struct Tables(Rc<RefCell<Vec<Arc<Table>>>>);
+struct Tables(Rc<RefCell<Vec<Arc<Table>>>>, Rc<RefCell<Vec<Vec<SocketAddr>>>>);
 
 impl TableSink for Tables {
     fn publish(&mut self, table: Arc<Table>) {
         self.0.borrow_mut().push(table);
+    }
+
+    fn rebind(&mut self, addresses: Vec<SocketAddr>) -> Rebinding {
+        self.1.borrow_mut().push(addresses);
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 
@@ -301,20 +308,78 @@ fn a_taken_lease_is_held_and_told() {
 }
 
 #[test]
-fn a_changed_config_needs_a_restart() {
+fn a_changed_config_is_applied_or_told() {
     in_new_namespace("config", || async {
         let world = World::with_config(CONFIG);
+        let write = |config: &str| fs::write(world.path("config"), config).unwrap();
         world
-            .run(async |_, _| {
+            .run(async |lease, tables| {
                 until("ready", || world.status.is_ready()).await;
                 let note = || world.status().config_change.unwrap_or_default();
-                fs::write(world.path("config"), CONFIG.replace("24", "25")).unwrap();
+                write(&CONFIG.replace("24", "25"));
                 until("told", || note().contains("Restart")).await;
-                fs::write(world.path("config"), "{").unwrap();
+                write("{");
                 until("told that it is bad", || note().contains("not usable")).await;
-                fs::write(world.path("config"), CONFIG).unwrap();
+                write(CONFIG);
                 until("forgotten", || note().is_empty()).await;
+
+                write(&CONFIG.replace(r#""udp"}"#, r#""udp","Port":8286,"StrictSource":true}"#));
+                until("the port", || read(&world.path("subnets").join(lease)).contains("8286"))
+                    .await;
+                let bound = || tables.1.borrow().last().map(|last| last[0].to_string());
+                assert_eq!(bound().as_deref(), Some("10.168.0.2:8286"));
+                until("the table", || {
+                    tables.last().is_some_and(|table| table.input().strict_source)
+                })
+                .await;
+                assert_eq!(world.status().config.unwrap().port, 8286);
+
+                // A wider network with the same subnets: the route of the narrower one goes.
+                write(&CONFIG.replace("10.244.0.0/16", "10.244.0.0/15"));
+                until("the route", || ip("route show 10.244.0.0/15").contains("proto 82")).await;
+                until("no left-over", || ip("route show 10.244.0.0/16").is_empty()).await;
+                until("the file", || {
+                    read(&world.path("run/subnet.env")).contains("FLANNEL_NETWORK=10.244.0.0/15\n")
+                })
+                .await;
+                // One that something is in the way of.
+                ip("route add 10.240.0.0/12 dev u2");
+                write(&CONFIG.replace("10.244.0.0/16", "10.240.0.0/12"));
+                until("told what is in the way", || note().contains("10.240.0.0/12")).await;
+                assert!(ip("route show 10.244.0.0/15").contains("proto 82"));
                 assert!(world.status.is_ready());
+            })
+            .await;
+    });
+}
+
+#[test]
+fn another_address_is_used_when_the_first_is_gone() {
+    in_new_namespace("moved", || async {
+        let world = World::with_config(CONFIG);
+        world
+            .run(async |lease, tables| {
+                until("ready", || world.status.is_ready()).await;
+                let stored = || read(&world.path("subnets").join(lease));
+                let id = read(&world.path("state/id"));
+                ip("addr add 10.168.0.9/24 dev u1");
+                sleep(SOON / 2).await;
+                assert!(tables.1.borrow().is_empty(), "the first one is still there");
+                ip("addr del 10.168.0.2/24 dev u1");
+                ip("addr replace 10.168.0.9/24 dev u1");
+                let patience = async {
+                    while !stored().contains("10.168.0.9") {
+                        sleep(Duration::from_millis(20)).await;
+                    }
+                };
+                timeout(8 * SOON, patience).await.unwrap();
+                assert!(stored().contains(id.trim_end()), "{}", stored());
+                let bound = tables.1.borrow().last().unwrap().clone();
+                assert_eq!(bound, ["10.168.0.9:8285".parse().unwrap()]);
+                until("ready again", || world.status.is_ready()).await;
+                let interface = world.status().interface.unwrap();
+                assert_eq!(interface.addresses[0].to_string(), "10.168.0.9");
+                assert_eq!(world.status().lease.unwrap().name, lease);
             })
             .await;
     });

@@ -1,18 +1,26 @@
 //! The worker as the rest of the daemon sees it: it takes tables, is counted, tells events and is
 //! stopped.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tracing::{debug, error};
-use weft_ctrl::controller::TableSink;
+use weft_ctrl::controller::{Rebinding, TableSink};
 use weft_dataplane::progress::Watch;
-use weft_dataplane::{Event, NotTold, Worker, WorkerInfo, WorkerOptions};
-use weft_forward::counters::{Counters, Snapshot};
+use weft_dataplane::{EngineWish, Event, NotTold, Worker, WorkerInfo, WorkerOptions};
+use weft_forward::counters::{BuffersSnapshot, Counters, Snapshot};
 use weft_forward::table::Table;
 use weft_sys::limits::raise_memlock;
+use weft_sys::ring::Without as WithoutRing;
+use weft_sys::tun::Tun;
+use weft_sys::udp::UdpSocket;
+
+use super::device;
+use crate::options::Without;
 
 /// How long a worker may take to stop. It turns many thousand times a second.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
@@ -29,8 +37,8 @@ const LOCKED_BYTES: u64 = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Forwarding {
     control: Mutex<Control>,
-    counters: Arc<Counters>,
     info: WorkerInfo,
+    events: mpsc::WeakSender<Event>,
 }
 
 /// The control side's hand on the worker.
@@ -40,6 +48,51 @@ struct Control {
     worker: Option<Worker>,
     /// The newest table, while the worker has not taken it.
     pending: Option<Arc<Table>>,
+    /// Workers before this one.
+    predecessors: u64,
+    counters: Arc<Counters>,
+    /// What the predecessors counted.
+    earlier: Snapshot,
+    /// What a successor is made from. `None` once the worker was told to stop.
+    recipe: Option<Recipe>,
+}
+
+/// What all workers of a daemon have in common.
+#[derive(Debug)]
+struct Recipe {
+    tun: Tun,
+    inner_mtu: u16,
+    engine: EngineWish,
+    without: WithoutRing,
+    /// The newest table.
+    table: Arc<Table>,
+}
+
+impl Recipe {
+    fn of(options: &WorkerOptions) -> Result<Self> {
+        Ok(Self {
+            tun: options.tun.try_clone().context("could not share the device")?,
+            inner_mtu: options.inner_mtu,
+            engine: options.engine,
+            without: options.without,
+            table: Arc::clone(&options.table),
+        })
+    }
+
+    fn with(&self, sockets: Vec<UdpSocket>) -> Result<WorkerOptions> {
+        Ok(WorkerOptions {
+            number: 0,
+            tun: self.tun.try_clone().context("could not share the device")?,
+            segments_max: sockets.iter().map(UdpSocket::segments_max).min().unwrap_or(1),
+            joined_max: sockets.iter().map(UdpSocket::kernel_segments_max).min().unwrap_or(1),
+            sockets,
+            senders: vec![],
+            inner_mtu: self.inner_mtu,
+            table: Arc::clone(&self.table),
+            engine: self.engine,
+            without: self.without,
+        })
+    }
 }
 
 impl Control {
@@ -70,20 +123,70 @@ impl Forwarding {
             // If it is too low, making the ring fails and says so.
             debug!(%error, "the limit of locked memory stays as it is");
         }
+        let recipe = Recipe::of(&options)?;
         let worker = weft_dataplane::spawn(options).context("could not start the engine")?;
-        let events = carry_events(&worker)?;
-        let forwarding = Self {
+        let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
+        let events = sender.downgrade();
+        carry_events(&worker, sender)?;
+        let info = worker.info().clone();
+        let control = Control {
             counters: worker.counters(),
-            info: worker.info().clone(),
-            control: Mutex::new(Control { worker: Some(worker), pending: None }),
+            worker: Some(worker),
+            pending: None,
+            predecessors: 0,
+            earlier: Snapshot::default(),
+            recipe: Some(recipe),
         };
-        Ok((Arc::new(forwarding), events))
+        let forwarding = Self { control: Mutex::new(control), info, events };
+        Ok((Arc::new(forwarding), receiver))
+    }
+
+    /// Moves packets over other sockets from now on. Waits until the worker has gone over.
+    ///
+    /// A worker keeps its sockets, so a successor is started on the same device, and only then its
+    /// predecessor stopped: nobody misses a packet, and a failure leaves everything as it was.
+    pub(super) fn replace_sockets(&self, sockets: Vec<UdpSocket>) -> Result<()> {
+        let options = match &self.control().recipe {
+            Some(recipe) => recipe.with(sockets)?,
+            None => bail!("The daemon is about to stop"),
+        };
+        let worker = weft_dataplane::spawn(options).context("could not start the engine")?;
+        let events = self.events.upgrade().context("the worker has ended")?;
+        carry_events(&worker, events)?;
+        let (old, counters) = {
+            let mut control = self.control();
+            let Some(recipe) = &control.recipe else { bail!("The daemon is about to stop") };
+            // It may have changed meanwhile.
+            control.pending = Some(Arc::clone(&recipe.table));
+            control.predecessors += 1;
+            let counters = std::mem::replace(&mut control.counters, worker.counters());
+            let old = control.worker.replace(worker);
+            // What it cannot take now the watchdog offers again.
+            let _ = control.offer();
+            (old, counters)
+        };
+        let stopped = old.map_or(Ok(()), |old| old.stop(STOP_PATIENCE));
+        // Its buffers are gone with it.
+        let counted = Snapshot { buffers: BuffersSnapshot::default(), ..counters.snapshot() };
+        self.control().earlier.merge(&counted);
+        if let Err(error) = stopped {
+            error!(%error, "the worker of the old sockets did not stop");
+        }
+        Ok(())
+    }
+
+    /// How many workers there were before this one.
+    pub(super) fn predecessors(&self) -> u64 {
+        self.control().predecessors
     }
 
     /// Makes the worker use a table, now or, if it is busy, when it is [offered](Self::offer)
     /// again. After a stop it does nothing.
     pub(super) fn adopt(&self, table: Arc<Table>) -> Result<(), NotTold> {
         let mut control = self.control();
+        if let Some(recipe) = &mut control.recipe {
+            recipe.table = Arc::clone(&table);
+        }
         control.pending = Some(table);
         control.offer()
     }
@@ -103,12 +206,15 @@ impl Forwarding {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the worker counted.
+    /// What the worker and those before it counted.
     pub(super) fn snapshot(&self) -> Snapshot {
-        self.counters.snapshot()
+        let control = self.control();
+        let mut snapshot = control.counters.snapshot();
+        snapshot.merge(&control.earlier);
+        snapshot
     }
 
-    /// What the worker found when it started.
+    /// What the first worker found when it started; it holds for its successors.
     pub(super) fn info(&self) -> &WorkerInfo {
         &self.info
     }
@@ -116,7 +222,11 @@ impl Forwarding {
     /// Stops the worker and so closes the device and the sockets. Waits, at most
     /// [`STOP_PATIENCE`]; nothing happens a second time.
     pub(super) fn stop(&self) -> Result<()> {
-        let worker = self.control().worker.take();
+        let worker = {
+            let mut control = self.control();
+            control.recipe = None;
+            control.worker.take()
+        };
         match worker {
             Some(worker) => worker.stop(STOP_PATIENCE).map_err(|error| anyhow!(error)),
             None => Ok(()),
@@ -126,11 +236,14 @@ impl Forwarding {
 
 /// Where the control loop puts its tables.
 #[derive(Debug)]
-pub(super) struct Tables(pub(super) Arc<Forwarding>);
+pub(super) struct Tables {
+    pub(super) forwarding: Arc<Forwarding>,
+    pub(super) without: Without,
+}
 
 impl TableSink for Tables {
     fn publish(&mut self, table: Arc<Table>) {
-        match self.0.adopt(table) {
+        match self.forwarding.adopt(table) {
             Ok(()) => {}
             // The watchdog offers it again, and tells if the worker is stuck.
             Err(error @ NotTold::Busy) => debug!(%error, "a new table has to wait"),
@@ -138,12 +251,21 @@ impl TableSink for Tables {
             Err(error @ NotTold::Ended) => error!(%error, "a new table could not be handed on"),
         }
     }
+
+    fn rebind(&mut self, addresses: Vec<SocketAddr>) -> Rebinding {
+        let (forwarding, without) = (Arc::clone(&self.forwarding), self.without);
+        let replace = async move {
+            let sockets = device::open_sockets(&addresses, without).await?;
+            let replacing = spawn_blocking(move || forwarding.replace_sockets(sockets));
+            replacing.await.context("the thread that replaces the sockets ended")?
+        };
+        Box::pin(async move { replace.await.map_err(|error| format!("{error:#}")) })
+    }
 }
 
 /// The worker must not wait, so its events lie in a queue of threads; this carries them over into
 /// one of tasks without anybody polling.
-fn carry_events(worker: &Worker) -> Result<mpsc::Receiver<Event>> {
-    let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
+fn carry_events(worker: &Worker, sender: mpsc::Sender<Event>) -> Result<()> {
     let events = worker.events().clone();
     let carry = move || {
         for event in events {
@@ -156,7 +278,7 @@ fn carry_events(worker: &Worker) -> Result<mpsc::Receiver<Event>> {
         .name("weft-events".to_owned())
         .spawn(carry)
         .context("could not start a thread")?;
-    Ok(receiver)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -33,8 +33,9 @@ pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()
     let acquired = begun.acquire().await?;
     forwarding.adopt(acquired.first_table())?;
     let running = acquired.configure(&name, index).await?;
+    let tables = Tables { forwarding: Arc::clone(&forwarding), without: options.without };
     tokio::select! {
-        outcome = running.run_releasable(Tables(Arc::clone(&forwarding)), std::future::pending(), releases) => outcome?,
+        outcome = running.run_releasable(tables, std::future::pending(), releases) => outcome?,
         death = follow_events(&mut events, state) => bail!("The packet worker has ended: {death}"),
         never = announce_readiness(state) => match never {},
         never = watchdog::watch(&forwarding, state) => match never {},

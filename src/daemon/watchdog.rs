@@ -51,13 +51,18 @@ impl Stalls {
 
 /// Watches until the future is dropped.
 pub(super) async fn watch(forwarding: &Forwarding, state: &State) -> Infallible {
-    let Some(mut watch) = forwarding.watch() else { return std::future::pending().await };
+    let mut watch = forwarding.watch();
+    let mut predecessors = forwarding.predecessors();
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let now = Instant::now();
-        if let Some(news) = watch.look(now) {
+        if forwarding.predecessors() != predecessors {
+            predecessors = forwarding.predecessors();
+            watch = forwarding.watch();
+        }
+        if let Some(news) = watch.as_mut().and_then(|watch| watch.look(now)) {
             state.with_stalls(|stalls| stalls.handle(news, now));
         }
         if forwarding.offer() == Err(NotTold::Ended) {

@@ -34,6 +34,8 @@ pub(super) struct OwnLease {
     name: String,
     attributes: Attributes,
     value: Vec<u8>,
+    /// What it was to say before.
+    outdated: Option<Vec<u8>>,
     life: Life,
     /// The last write that we know of: its revision, and when it was begun.
     written: Option<(u64, Instant)>,
@@ -111,11 +113,20 @@ impl OwnLease {
         written: Option<(u64, Instant)>,
     ) -> Self {
         let value = attributes.to_json();
-        Self { name, attributes, value, life, written, failure: None }
+        Self { name, attributes, value, outdated: None, life, written, failure: None }
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// It is to say something else from now on; the subnet stays.
+    pub(super) fn say(&mut self, attributes: Attributes) {
+        let value = attributes.to_json();
+        if value != self.value {
+            self.outdated = Some(std::mem::replace(&mut self.value, value));
+        }
+        self.attributes = attributes;
     }
 
     /// Looks at what is stored.
@@ -207,6 +218,9 @@ impl OwnLease {
             Step::Create => info!(lease, "the own lease was gone and is written again"),
             Step::Replace(seen) if seen.value == self.value => {
                 info!(lease, "the own lease is renewed");
+            }
+            Step::Replace(seen) if self.outdated.as_ref() == Some(&seen.value) => {
+                info!(lease, "the own lease says what has changed on this node");
             }
             Step::Replace(_) => warn!(
                 lease,

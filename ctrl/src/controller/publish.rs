@@ -1,5 +1,6 @@
 //! Tables go out one at a time and not too often.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::time::Instant;
 use tracing::error;
 use weft_forward::table::{Table, TableInput};
 
-use super::TableSink;
+use super::{Rebinding, TableSink};
 
 /// Changes within this time go out as one table, so that a storm of leases cannot keep the workers
 /// busy with adopting tables.
@@ -25,6 +26,11 @@ impl<S: TableSink> Publisher<S> {
     /// `first` is what the workers have already.
     pub(super) fn new(sink: S, first: &Table) -> Self {
         Self { sink, last: first.input().clone(), last_at: None, due: false }
+    }
+
+    /// See [`TableSink::rebind`].
+    pub(super) fn rebind(&mut self, addresses: Vec<SocketAddr>) -> Rebinding {
+        self.sink.rebind(addresses)
     }
 
     /// Something changed that may change the table.
@@ -75,6 +81,10 @@ mod tests {
     impl TableSink for Epochs {
         fn publish(&mut self, table: Arc<Table>) {
             self.0.borrow_mut().push(table.epoch());
+        }
+
+        fn rebind(&mut self, _: Vec<SocketAddr>) -> Rebinding {
+            Box::pin(std::future::ready(Ok(())))
         }
     }
 

@@ -10,12 +10,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+mod adjust;
+
+use super::change::Ground;
 use super::own::{Changed, Life, OwnLease, State, Tried};
 use super::publish::Publisher;
 use super::release::{RELEASE_PATIENCE, Release, remove_own};
 use super::save::Saver;
 use super::{Acquired, OnLeaseLoss, RunError, Slots, TableSink, Viewer, with_cause};
-use crate::config::NetworkConfig;
 use crate::desired::Book;
 use crate::device::{self, DesiredDevice, Report};
 use crate::lease::Attributes;
@@ -24,6 +26,8 @@ use crate::source::acquire::{Acquired as AcquiredLease, Origin, Request, acquire
 use crate::source::{Health, Source, Update, Watch};
 use crate::status::{Concern, Phase, StatusHandle};
 use crate::subnet_file::{self, Contents};
+
+use adjust::Adjustment;
 
 /// How often everything is looked at that nobody tells of.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -41,6 +45,8 @@ enum Ended {
     Stopped,
     /// Another subnet has to be taken.
     LeaseTaken,
+    /// What the node goes by has changed.
+    GroundMoved,
 }
 
 impl Running {
@@ -92,6 +98,10 @@ impl Running {
                     () = &mut stop => return Ok(()),
                     () = node.take_another(&mut desired) => {}
                 },
+                Ended::GroundMoved => tokio::select! {
+                    () = &mut stop => return Ok(()),
+                    () = node.adjust(&mut desired) => {}
+                },
             }
         }
     }
@@ -107,6 +117,8 @@ struct Inputs {
 struct Node<S> {
     status: StatusHandle,
     source: Arc<dyn Source>,
+    ground: Ground,
+    adjustment: Adjustment,
     viewer: Viewer,
     own: OwnLease,
     attributes: Attributes,
@@ -143,9 +155,16 @@ impl<S: TableSink> Node<S> {
             let records = saved.records(wall_clock());
             book.handle(Update::Snapshot(records), Instant::now().into_std());
         }
+        let ground = Ground {
+            config: begun.config,
+            document: begun.document.clone(),
+            interface: begun.interface,
+        };
         Self {
             status: begun.status,
             source: begun.source,
+            ground,
+            adjustment: Adjustment::new(begun.options.interface, begun.mtu),
             viewer,
             own: own_lease(lease, &attributes, life, began),
             attributes,
@@ -159,7 +178,7 @@ impl<S: TableSink> Node<S> {
             subnet_file: (begun.options.subnet_file, contents),
             subnet_file_written: false,
             listed: false,
-            saver: Saver::new(begun.options.state_directory, begun.document),
+            saver: Saver::new(begun.options.state_directory),
         }
     }
 
@@ -179,12 +198,15 @@ impl<S: TableSink> Node<S> {
             let publish_at = self.publisher.deadline();
             let look_at = self.look_at();
             let save_at = self.saver.deadline();
+            let adjust_at = self.adjustment.deadline();
             tokio::select! {
                 () = &mut stop => return Ok(Ended::Stopped),
                 gone = &mut keep => return Err(gone.into()),
                 Ok(()) = inputs.reported.changed() => {
-                    show_report(&self.status, &inputs.reported.borrow_and_update());
+                    self.handle_report(&inputs.reported.borrow_and_update());
                 }
+                found = self.adjustment.found() => self.handle_found(found),
+                () = at(adjust_at) => return Ok(Ended::GroundMoved),
                 tried = written(&mut self.writing) => self.handle_tried(tried),
                 Some(release) = inputs.releases.recv() => {
                     if self.release(release).await {
@@ -223,7 +245,7 @@ impl<S: TableSink> Node<S> {
 
     fn handle_update(&mut self, update: Update) {
         if let Update::Config(config) = update {
-            self.compare_config(config.as_deref());
+            self.handle_config(config.as_deref());
             return;
         }
         let is_snapshot = matches!(update, Update::Snapshot(_));
@@ -244,6 +266,7 @@ impl<S: TableSink> Node<S> {
         if self.book.handle_time(Instant::now().into_std()) {
             self.publisher.mark();
         }
+        self.look_at_host(Duration::ZERO);
         self.keep_lease(Changed::Now);
     }
 
@@ -409,18 +432,6 @@ impl<S: TableSink> Node<S> {
         });
     }
 
-    fn compare_config(&self, config: Option<&[u8]>) {
-        let note = config_note(config, &self.viewer.config);
-        self.status.change(|status| {
-            if status.config_change != note
-                && let Some(note) = &note
-            {
-                warn!("{note}");
-            }
-            status.config_change = note;
-        });
-    }
-
     /// Only what the source has said is worth keeping.
     fn save(&mut self) {
         let away = !self.listed || self.status.has(Concern::LeaseSource);
@@ -428,7 +439,7 @@ impl<S: TableSink> Node<S> {
             Saved::new(
                 self.source.description(),
                 self.source.lifetime(),
-                self.saver.document.clone(),
+                self.ground.document.clone(),
                 self.own.name().to_owned(),
                 &self.book.records(),
             )
@@ -459,17 +470,6 @@ fn own_lease(
 ) -> OwnLease {
     let written = (lease.origin != Origin::Unconfirmed).then_some((lease.record.revision, began));
     OwnLease::new(lease.record.name, attributes.clone(), life, written)
-}
-
-fn config_note(document: Option<&[u8]>, in_force: &NetworkConfig) -> Option<String> {
-    let Some(document) = document else {
-        return Some("The network config is gone from the store. The one in force stays".into());
-    };
-    match NetworkConfig::parse(document) {
-        Ok(config) if config == *in_force => None,
-        Ok(_) => Some("The network config has changed. Restart weft to apply it".into()),
-        Err(error) => Some(format!("A changed network config is not usable. {error}")),
-    }
 }
 
 /// Puts what was found about the device into the status. A foreign route is a problem where packets

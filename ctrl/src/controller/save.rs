@@ -18,16 +18,14 @@ const SAVE_PERIOD: Duration = Duration::from_secs(600);
 /// Writes what is known to disk, on a thread of its own.
 pub(super) struct Saver {
     directory: PathBuf,
-    /// The network config that is in force.
-    pub(super) document: String,
     due_at: Instant,
     writing: Option<JoinHandle<()>>,
 }
 
 impl Saver {
-    pub(super) fn new(directory: PathBuf, document: String) -> Self {
+    pub(super) fn new(directory: PathBuf) -> Self {
         let due_at = Instant::now() + SAVE_PERIOD;
-        Self { directory, document, due_at, writing: None }
+        Self { directory, due_at, writing: None }
     }
 
     pub(super) fn mark(&mut self) {

@@ -106,11 +106,12 @@ impl Pass<'_> {
         failures.extend(actual.underlay_gone.iter().map(|address| {
             format!(
                 "The address {address} is gone from this host, so nothing can be sent to other \
-                 nodes. Give it back, or restart weft to use another"
+                 nodes. Give it back, or give the interface another one, which is used then"
             )
         }));
         let foreign = name_foreign_routes(self.netlink, &actual, self.desired).await?;
-        Ok(Outcome { index: actual.index, report: Report { foreign, failures } })
+        let report = Report { foreign, failures, underlay_gone: actual.underlay_gone };
+        Ok(Outcome { index: actual.index, report })
     }
 
     /// A device that came with the same name after ours went is not ours.

@@ -32,7 +32,7 @@ pub struct Actual {
     pub settings: [Option<u8>; Setting::ALL.len()],
     /// The addresses on the device.
     pub addresses: Vec<Address>,
-    /// The routes of the main table, at least those inside our networks.
+    /// The routes of the main table, at least those inside our networks and ours into the device.
     pub routes: Vec<Route>,
     /// Addresses of the underlay that this host does not have any more.
     pub underlay_gone: Vec<IpAddr>,
@@ -171,8 +171,9 @@ fn delete_routes(actual: &Actual, desired: &DesiredDevice) -> Vec<Action> {
         place.is_some_and(|network| add_route(actual, *network).is_some())
     };
     let is_stale = |route: &&Route| {
+        let is_inside = networks.iter().any(|network| network.contains(&route.destination));
         route.protocol == ROUTE_PROTOCOL
-            && networks.iter().any(|network| network.contains(&route.destination))
+            && (is_inside || is_left_over(route, actual.index))
             && !networks.iter().any(|network| is_right(route, *network, actual.index))
             && !is_replaced(route)
     };
@@ -202,6 +203,11 @@ pub(super) fn metric_of(network: IpNet) -> u32 {
 
 fn has_our_place(route: &Route, network: IpNet) -> bool {
     route.destination == network && route.tos == 0 && route.metric == metric_of(network)
+}
+
+/// A route of ours into the device, wherever to: our network may have been another one.
+pub(super) fn is_left_over(route: &Route, index: u32) -> bool {
+    route.protocol == ROUTE_PROTOCOL && leads_into(route, index)
 }
 
 fn leads_into(route: &Route, index: u32) -> bool {

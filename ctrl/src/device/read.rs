@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::plan::{Actual, foreign_routes};
+use super::plan::{Actual, foreign_routes, is_left_over};
 use super::settings::Setting;
 use super::{DesiredDevice, ForeignRoute};
 use crate::interface::reader::{Netlink, ReadError};
@@ -19,7 +19,9 @@ pub(super) async fn read(
     let underlay_gone = desired.underlay.iter().copied().filter(|one| !on_host(one)).collect();
     addresses.retain(|address| address.link == link.index);
     let mut routes = netlink.routes().await?;
-    routes.retain(|route| desired.networks().any(|network| network.contains(&route.destination)));
+    let is_inside =
+        |route: &Route| desired.networks().any(|network| network.contains(&route.destination));
+    routes.retain(|route| is_inside(route) || is_left_over(route, link.index));
     let settings = Setting::ALL.map(|setting| setting.read(&desired.name));
     let (index, mtu, up) = (link.index, link.mtu, link.up);
     Ok(Some(Actual { index, mtu, up, settings, addresses, routes, underlay_gone }))

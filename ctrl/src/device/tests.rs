@@ -124,13 +124,16 @@ fn a_wrong_route_of_ours_is_corrected_in_its_place() {
 fn left_over_routes_of_ours_go_and_those_of_others_stay() {
     let mut actual = right();
     actual.routes.push(ours("10.244.2.0/24", UNDERLAY));
+    // Of an earlier network; whose the second one is, nobody knows.
     actual.routes.push(ours("10.99.0.0/16", DEVICE));
+    actual.routes.push(ours("10.98.0.0/16", UNDERLAY));
     actual.routes.push(theirs("10.244.1.0/24", BRIDGE));
     actual.routes.push(theirs("10.244.3.0/24", DEVICE));
     actual.routes.push(Route { metric: 50, ..ours("10.244.0.0/16", DEVICE) });
     actual.routes.push(Route { tos: 8, ..ours("10.244.0.0/16", DEVICE) });
     let expected = [
         "delete the left-over route to 10.244.2.0/24",
+        "delete the left-over route to 10.99.0.0/16",
         "delete the left-over route to 10.244.0.0/16",
         "delete the left-over route to 10.244.0.0/16",
     ];

@@ -115,13 +115,7 @@ pub async fn acquire(source: &dyn Source, request: &Request<'_>) -> Result<Acqui
 impl Request<'_> {
     /// Whether the config in force would hand out these subnets.
     pub(crate) fn is_compatible(&self, leaf: &Leaf) -> bool {
-        let fits = |range: &Option<SubnetRange>, net: Option<IpNet>| match (range, net) {
-            (Some(range), Some(net)) => range.allows(net),
-            (None, None) => true,
-            _ => false,
-        };
-        fits(&self.config.v4, leaf.v4.map(IpNet::V4))
-            && fits(&self.config.v6, leaf.v6.map(IpNet::V6))
+        self.config.would_give(leaf)
     }
 }
 

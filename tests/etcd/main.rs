@@ -3,12 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails must fail")]
 
-#[path = "shared/accounting.rs"]
+#[path = "../shared/accounting.rs"]
 mod accounting;
-#[path = "daemon/host.rs"]
+#[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the directory")]
 mod host;
-#[path = "../ctrl/tests/etcd/server.rs"]
+#[path = "../../ctrl/tests/etcd/server.rs"]
 #[expect(dead_code, reason = "shared with the tests of the sources")]
 mod server;
 
@@ -410,16 +410,31 @@ fn walkthrough_a_config_that_changes() {
     world.put_config(r#"{"network":"10.244.0.0/16","BACKEND":{"type":"UDP"}}"#);
     let mut left = world.left.start(&["--iface=u1"]);
     assert_eq!(left.ask("status")["config_change"], serde_json::Value::Null);
-    world.put_config(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp","Port":8286}}"#);
-    let note = |daemon: &Daemon<'_>| daemon.ask("status")["config_change"].to_string();
-    // It is looked at every ten seconds, which is as long as one wait.
-    sleep(Duration::from_secs(5));
-    left.wait_until("told", |daemon| note(daemon).contains("Restart weft"));
+    let config = |backend: &str| {
+        world.put_config(&format!(
+            r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"udp",{backend}}}}}"#
+        ));
+        // It is looked at every ten seconds, which is as long as one wait.
+        sleep(Duration::from_secs(5));
+    };
+    config(r#""Port":8286"#);
+    left.wait_until("picked up", |daemon| daemon.ask("status")["network"]["port"] == 8286);
+    left.wait_until("told to others", |_| {
+        world.etcd[0].value(&key("10.244.1.0-24")).unwrap().contains("\"port\":8286")
+    });
+    assert!(world.left.run(&["ss", "-Huln"]).contains("10.168.0.2:8286"));
+    assert!(!world.left.run(&["ss", "-Huln"]).contains("10.168.0.2:8285"));
+
+    config(r#""Port":8286,"MTU":1400"#);
+    left.wait_until("told", |daemon| {
+        daemon.ask("status")["config_change"].to_string().contains("Restart weft")
+    });
+    assert!(is_ready(&left));
     left.signal("TERM");
     left.end();
     let left = world.left.start(&["--iface=u1"]);
-    assert_eq!(left.ask("status")["network"]["port"], 8286);
-    assert!(world.etcd[0].value(&key("10.244.1.0-24")).unwrap().contains("\"port\":8286"));
+    assert_eq!(left.ask("status")["device"]["mtu"], 1372);
+    assert_eq!(left.ask("status")["config_change"], serde_json::Value::Null);
 }
 
 #[test]

@@ -1,0 +1,169 @@
+//! What may change under a running node: the network config, and the addresses of its interface.
+//!
+//! | change | what happens |
+//! | --- | --- |
+//! | `Port` | sockets are bound to it, and the lease tells it |
+//! | `AllowedSources`, `StrictSource` | the next table has them |
+//! | `Network`, `SubnetMin`, `SubnetMax`, as long as the own subnet is one of them | route, subnet file and table follow |
+//! | anything that would give this node or its pods other addresses or another MTU | told; a restart applies it |
+//! | the address that datagrams are sent from is gone, and there is another | sockets are bound to that, and the lease tells it |
+//! | other addresses of the host | told in the lease where it names them |
+
+use crate::config::NetworkConfig;
+use crate::interface::Interface;
+use crate::lease::Leaf;
+
+/// What a running node goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ground {
+    pub(super) config: NetworkConfig,
+    /// The config as stored.
+    pub(super) document: String,
+    pub(super) interface: Interface,
+}
+
+/// What a config that is stored means for a running node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is in force.
+    Same,
+    /// It can be put in force now.
+    Applicable(NetworkConfig),
+    /// It stays without effect; the sentence says why, and what to do.
+    Unusable(String),
+}
+
+/// Compares what is stored with what is in force on the node that has the subnets `own`.
+pub(super) fn judge(document: Option<&[u8]>, in_force: &NetworkConfig, own: &Leaf) -> Verdict {
+    let Some(document) = document else {
+        let note = "The network config is gone from the store. The one in force stays";
+        return Verdict::Unusable(note.into());
+    };
+    let config = match NetworkConfig::parse(document) {
+        Ok(config) if config == *in_force => return Verdict::Same,
+        Ok(config) => config,
+        Err(error) => {
+            return Verdict::Unusable(format!("A changed network config is not usable. {error}"));
+        }
+    };
+    match reasons(in_force, &config, own).as_slice() {
+        [] => Verdict::Applicable(config),
+        reasons => Verdict::Unusable(format!(
+            "The network config has changed. Restart weft to apply it: {}",
+            reasons.join("; ")
+        )),
+    }
+}
+
+/// Why a config cannot be put in force under running pods.
+fn reasons(in_force: &NetworkConfig, config: &NetworkConfig, own: &Leaf) -> Vec<&'static str> {
+    let families = |config: &NetworkConfig| (config.v4.is_some(), config.v6.is_some());
+    let mut reasons = Vec::new();
+    if families(in_force) != families(config) {
+        reasons.push("other address families are on, so this host gets another subnet");
+    } else if !config.would_give(own) {
+        reasons.push("this host gets another subnet; its pods have to be started again");
+    }
+    if in_force.backend.mtu != config.backend.mtu {
+        reasons.push("Backend.MTU is another one; so has to be that of the pods");
+    }
+    reasons
+}
+
+/// What to go by after another look at the host; `None` if everything is as it was. As long as the host
+/// has the address that datagrams are sent from, that one stays, whatever would be chosen now.
+pub(super) fn moved(before: &Interface, now: Interface) -> Option<Interface> {
+    let outer = before.outer_address();
+    let is_there = outer.is_some_and(|address| now.addresses.contains(&address));
+    let same_place = before.name == now.name && outer == now.outer_address();
+    let interface = if is_there && !same_place {
+        Interface { addresses: now.addresses, ..before.clone() }
+    } else {
+        now
+    };
+    (interface != *before).then_some(interface)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
+
+    fn verdict(document: &str) -> Verdict {
+        let in_force = NetworkConfig::parse(CONFIG.as_bytes()).unwrap();
+        judge(Some(document.as_bytes()), &in_force, &"10.5.9.0-24".parse().unwrap())
+    }
+
+    fn note(document: &str) -> String {
+        match verdict(document) {
+            Verdict::Unusable(note) => note,
+            other => panic!("{document}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_concerns_no_pod_is_applied() {
+        assert_eq!(verdict(r#"{"network":"10.5.0.0/16"}"#), Verdict::Same);
+        for document in [
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":8286}}"#,
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","AllowedSources":["192.0.2.0/24"]}}"#,
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","StrictSource":true}}"#,
+            r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0"}"#,
+            r#"{"Network":"10.4.0.0/15"}"#,
+        ] {
+            assert!(matches!(verdict(document), Verdict::Applicable(_)), "{document}");
+        }
+    }
+
+    #[test]
+    fn what_would_renumber_pods_is_told() {
+        for document in [
+            r#"{"Network":"10.6.0.0/16"}"#,
+            r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.10.0"}"#,
+            r#"{"Network":"10.5.0.0/16","SubnetLen":25}"#,
+            r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48"}"#,
+        ] {
+            let note = note(document);
+            assert!(note.contains("Restart weft") && note.contains("another subnet"), "{note}");
+        }
+        let mtu = note(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","MTU":1400}}"#);
+        assert!(mtu.contains("Restart weft") && mtu.contains("MTU"), "{mtu}");
+    }
+
+    #[test]
+    fn what_is_no_config_changes_nothing() {
+        assert!(note("{").contains("not usable"));
+        assert!(note(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).contains("vxlan"));
+        let in_force = NetworkConfig::parse(CONFIG.as_bytes()).unwrap();
+        let gone = judge(None, &in_force, &"10.5.9.0-24".parse().unwrap());
+        assert!(matches!(gone, Verdict::Unusable(note) if note.contains("gone")));
+    }
+
+    fn interface(name: &str, address: &str, addresses: &[&str]) -> Interface {
+        let address = Some(address.parse().unwrap());
+        Interface {
+            name: name.into(),
+            index: 2,
+            mtu: 1500,
+            address_v4: address,
+            address_v6: None,
+            public_v4: address,
+            public_v6: None,
+            addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn an_address_is_left_only_when_it_is_gone() {
+        let before = interface("eth0", "192.0.2.1", &["192.0.2.1"]);
+        assert_eq!(moved(&before, before.clone()), None);
+        let both = ["192.0.2.1", "192.0.2.9"];
+        let more = interface("eth0", "192.0.2.1", &both);
+        assert_eq!(moved(&before, more.clone()), Some(more.clone()));
+        let other = interface("eth1", "192.0.2.9", &both);
+        assert_eq!(moved(&before, other), Some(more), "the old one is still there");
+        let alone = interface("eth1", "192.0.2.9", &["192.0.2.9"]);
+        assert_eq!(moved(&before, alone.clone()), Some(alone));
+    }
+}

@@ -1,0 +1,207 @@
+//! A running node follows its network config and the addresses of its host.
+//!
+//! What fails leaves what was in force, is told, and is tried again.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use super::super::change::{Ground, Verdict, judge, moved};
+use super::super::{TableSink, underlay, with_cause};
+use super::{Changed, Node, PERIOD, show_report};
+use crate::config::NetworkConfig;
+use crate::device::{self, DesiredDevice, Report};
+use crate::interface::{self, Families, Interface, InterfaceError, InterfaceOptions};
+
+/// How often the host is looked at while the address that is needed is gone.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+type Looked = Result<Interface, InterfaceError>;
+
+/// What is about to change.
+pub(super) struct Adjustment {
+    options: InterfaceOptions,
+    /// Bytes of the largest inner packet; the pods have it too, so it stays.
+    mtu: u32,
+    /// A look at the host that is under way.
+    looking: Option<BoxFuture<'static, Looked>>,
+    /// The address that datagrams are sent from is gone.
+    is_stranded: bool,
+    /// What to go by instead of what is in force: config and document, interface.
+    config: Option<(NetworkConfig, String)>,
+    interface: Option<Interface>,
+    /// When to try that next.
+    due_at: Instant,
+}
+
+impl Adjustment {
+    pub(super) fn new(options: InterfaceOptions, mtu: u32) -> Self {
+        Self {
+            options,
+            mtu,
+            looking: None,
+            is_stranded: false,
+            config: None,
+            interface: None,
+            due_at: Instant::now(),
+        }
+    }
+
+    /// When to go over to something else.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (self.config.is_some() || self.interface.is_some()).then_some(self.due_at)
+    }
+
+    /// What a look gave.
+    pub(super) async fn found(&mut self) -> Looked {
+        match &mut self.looking {
+            Some(looking) => looking.await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl<S: TableSink> Node<S> {
+    pub(super) fn handle_report(&mut self, report: &Report) {
+        show_report(&self.status, report);
+        self.adjustment.is_stranded = !report.underlay_gone.is_empty();
+        if self.adjustment.is_stranded {
+            self.look_at_host(Duration::ZERO);
+        }
+    }
+
+    /// Looks at the host's addresses, unless that is being done.
+    pub(super) fn look_at_host(&mut self, pause: Duration) {
+        if self.adjustment.looking.is_some() {
+            return;
+        }
+        let options = self.adjustment.options.clone();
+        let config = &self.ground.config;
+        let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
+        let looking = async move {
+            sleep(pause).await;
+            interface::select(&options, families).await
+        };
+        self.adjustment.looking = Some(looking.boxed());
+    }
+
+    pub(super) fn handle_found(&mut self, found: Looked) {
+        self.adjustment.looking = None;
+        match found {
+            Ok(interface) => {
+                self.adjustment.interface = moved(&self.ground.interface, interface);
+                self.adjustment.due_at = Instant::now();
+            }
+            Err(error) => debug!(problem = with_cause(&error), "no interface at the moment"),
+        }
+        if self.adjustment.is_stranded && self.adjustment.interface.is_none() {
+            self.look_at_host(LOOK_PAUSE);
+        }
+    }
+
+    pub(super) fn handle_config(&mut self, document: Option<&[u8]>) {
+        let verdict = judge(document, &self.ground.config, &self.viewer.own);
+        self.adjustment.config = None;
+        let note = match verdict {
+            Verdict::Same => None,
+            Verdict::Applicable(config) => {
+                let document = String::from_utf8_lossy(document.unwrap_or_default()).into_owned();
+                self.adjustment.config = Some((config, document));
+                self.adjustment.due_at = Instant::now();
+                None
+            }
+            Verdict::Unusable(note) => Some(note),
+        };
+        self.show_config_note(note);
+    }
+
+    fn show_config_note(&self, note: Option<String>) {
+        self.status.change(|status| {
+            if let Some(note) = note.as_ref().filter(|_| status.config_change != note) {
+                warn!("{note}");
+            }
+            status.config_change = note;
+        });
+    }
+
+    /// Goes over to what is wanted, or leaves everything as it is.
+    pub(super) async fn adjust(&mut self, desired: &mut DesiredDevice) {
+        let mut ground = self.ground.clone();
+        if let Some((config, document)) = &self.adjustment.config {
+            (ground.config, ground.document) = (config.clone(), document.clone());
+        }
+        if let Some(interface) = &self.adjustment.interface {
+            ground.interface = interface.clone();
+        }
+        match self.go_over(ground, desired).await {
+            Ok(()) => {
+                if self.adjustment.config.take().is_some() {
+                    info!("the changed network config is in force");
+                    self.show_config_note(None);
+                }
+                self.adjustment.interface = None;
+            }
+            Err(problem) if self.adjustment.config.is_some() => {
+                self.show_config_note(Some(format!(
+                    "The network config has changed, but could not be put in force, which is tried \
+                     again: {problem}"
+                )));
+            }
+            Err(problem) => warn!(problem, "the new address cannot be used; it is tried again"),
+        }
+        self.adjustment.due_at = Instant::now() + PERIOD;
+    }
+
+    async fn go_over(&mut self, ground: Ground, desired: &mut DesiredDevice) -> Result<(), String> {
+        let addresses = underlay::bind_addresses(&ground.interface, &ground.config);
+        let wanted = DesiredDevice {
+            network_v4: ground.config.network_v4(),
+            network_v6: ground.config.network_v6(),
+            underlay: addresses.iter().map(|address| address.ip()).collect(),
+            ..desired.clone()
+        };
+        if !wanted.networks().eq(desired.networks()) {
+            let checked = device::check_before(&wanted, &ground.interface).await;
+            checked.map_err(|error| with_cause(&error))?;
+        }
+        if addresses != underlay::bind_addresses(&self.ground.interface, &self.ground.config) {
+            self.publisher.rebind(addresses.clone()).await?;
+            info!(?addresses, "packets are sent from and received at another address");
+        }
+        *desired = wanted;
+        self.take_up(ground);
+        Ok(())
+    }
+
+    /// Everything that says what the node goes by says the new thing; the own subnet stays.
+    fn take_up(&mut self, ground: Ground) {
+        let Ground { config, interface, .. } = &ground;
+        self.viewer.config = config.clone();
+        self.viewer.own_addresses = underlay::own_addresses(interface);
+        self.viewer.outer_v6 = interface.address_v4.is_none();
+        let (identity, mtu) = (self.viewer.identity, self.adjustment.mtu);
+        self.attributes = underlay::attributes(interface, config, identity, mtu);
+        self.own.say(self.attributes.clone());
+        // It wrote what is to be said no more.
+        self.writing = None;
+        self.status.change(|status| {
+            status.set_config(config);
+            status.set_interface(interface);
+        });
+        let own = self.viewer.own;
+        let contents = &mut self.subnet_file.1;
+        let before = (contents.v4, contents.v6);
+        contents.v4 = config.network_v4().zip(own.v4);
+        contents.v6 = config.network_v6().zip(own.v6);
+        if before != (contents.v4, contents.v6) {
+            self.write_subnet_file();
+        }
+        self.ground = ground;
+        self.adjustment.is_stranded = false;
+        self.publisher.mark();
+        self.keep_lease(Changed::Now);
+    }
+}
