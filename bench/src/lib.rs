@@ -8,6 +8,7 @@
 //! * [`measure`] takes figures from a running path, [`report`] turns them into medians, ratios and
 //!   bars, and [`run`] ties the rounds together.
 //! * [`load`] sends numbered datagrams and counts what arrives of them.
+//! * [`compare`] measures two builds of weft in turn and tells differences from noise.
 //! * [`restart`] uses a [`train`] to measure for how long nothing gets through when a daemon is killed.
 //! * [`flood`] measures what a stream keeps while somebody floods the daemon's port.
 //! * [`soak`] loads two daemons for long and watches their memory.
@@ -15,6 +16,7 @@
 //! Everything here needs root, iproute2 and the load programs named in [`measure`]. No device, route
 //! or address is ever made outside the lab's own namespaces.
 
+pub mod compare;
 pub mod flood;
 pub mod lab;
 pub mod load;

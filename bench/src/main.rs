@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use weft_bench::compare::{self, CompareArguments};
 use weft_bench::flood::{self, FloodArguments};
 use weft_bench::load::{self, LoadArguments};
 use weft_bench::per_packet::{self, PerPacketOptions};
@@ -22,6 +23,8 @@ struct Program {
 enum Command {
     /// Measure paths between two hosts made of network namespaces (needs root)
     Lab(LabArguments),
+    /// Measure two weft binaries in turn and tell where they differ (needs root)
+    Compare(CompareArguments),
     /// Kill daemons, start them again, and measure for how long nothing gets through (needs root)
     Restart(RestartArguments),
     /// Measure what a TCP stream keeps while the daemon's port is flooded (needs root)
@@ -37,6 +40,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Program::parse().command {
         Command::Lab(arguments) => run::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Restart(arguments) => restart::run(&arguments),
         Command::Flood(arguments) => flood::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
