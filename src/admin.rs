@@ -76,6 +76,9 @@ pub struct Status {
     pub stalled: Option<Stalled>,
     /// How packets are moved.
     pub engine: Option<Engine>,
+    /// Who moves packets.
+    #[serde(default)]
+    pub workers: Option<Workers>,
     /// What the workers counted.
     pub traffic: Option<Traffic>,
     /// How many other hosts packets can be sent to.
@@ -187,6 +190,38 @@ pub struct Engine {
     pub reason: String,
     /// Parts and offloads in use, each by its name.
     pub features: Map<String, Value>,
+}
+
+/// The packet workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workers {
+    /// How many there are.
+    pub count: u16,
+    /// How many were asked for.
+    pub asked_for: u16,
+    /// Why there are fewer than that.
+    pub fewer_because: Option<String>,
+    /// Each of them, by its number.
+    pub each: Vec<Worker>,
+}
+
+/// A packet worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number, from 0 on.
+    pub number: usize,
+    /// Its engine, as in [`Engine`].
+    pub engine: String,
+    /// Inner packets that it read from the device.
+    pub outbound_segments: u64,
+    /// Inner packets that it received from the peers.
+    pub inbound_segments: u64,
+    /// Those of both that it did not hand on.
+    pub drops: u64,
+    /// Its turns.
+    pub turns: u64,
+    /// How long it did not sleep.
+    pub busy_milliseconds: u64,
 }
 
 /// What the workers counted, by the names of the counters.

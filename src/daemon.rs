@@ -18,6 +18,7 @@ mod start;
 mod state;
 mod state_directory;
 mod watchdog;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;

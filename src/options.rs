@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use weft_ctrl::config::SOURCE_PORTS_MAX;
 use weft_ctrl::controller::{self, OnLeaseLoss};
 use weft_ctrl::interface::InterfaceOptions;
 use weft_dataplane::EngineWish;
@@ -27,6 +28,9 @@ pub const STATE_DIRECTORY: &str = "/var/lib/weft";
 /// `subnet-lease-renew-margin` must be above 0 and below this: minutes of a lease's whole life.
 const RENEW_MARGIN_END: i64 = 24 * 60;
 
+// The config counts source ports, the sockets tell them apart.
+const _: () = assert!(SOURCE_PORTS_MAX == weft_sys::udp::SOURCE_PORTS_MAX);
+
 /// What the daemon was asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -38,6 +42,8 @@ pub struct Options {
     pub admin_socket: PathBuf,
     /// Which engine is to move the packets.
     pub engine: EngineWish,
+    /// How many threads are to move packets, at most [`SOURCE_PORTS_MAX`].
+    pub workers: u16,
     /// Features of the kernel not to use.
     pub without: Without,
 }
@@ -61,7 +67,7 @@ impl Options {
         let mut mistakes = unbuilt::refusals(flags);
         let mut checker = Checker { flags, mistakes: &mut mistakes };
         checker.renew_margin();
-        checker.workers();
+        let workers = checker.workers();
         let interface = checker.interface();
         let health = checker.health();
         let (admin_socket, state_directory) = checker.places();
@@ -81,7 +87,8 @@ impl Options {
                 _ => OnLeaseLoss::Hold,
             },
         };
-        Ok(Self { control, health, admin_socket, engine: engine(flags), without: without(flags) })
+        let (engine, without) = (engine(flags), without(flags));
+        Ok(Self { control, health, admin_socket, engine, workers, without })
     }
 }
 
@@ -109,11 +116,14 @@ impl Checker<'_> {
         }
     }
 
-    fn workers(&mut self) {
+    fn workers(&mut self) -> u16 {
         let workers = self.flags.integer("workers");
-        if workers < 1 {
-            self.mistake(format!("--workers is {workers}; it must be at least 1"));
+        if !(1..=i64::from(SOURCE_PORTS_MAX)).contains(&workers) {
+            self.mistake(format!(
+                "--workers is {workers}; it must be at least 1 and at most {SOURCE_PORTS_MAX}"
+            ));
         }
+        u16::try_from(workers).unwrap_or(1)
     }
 
     fn interface(&mut self) -> InterfaceOptions {

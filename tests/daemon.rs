@@ -480,8 +480,8 @@ fn a_scrape_says_what_status_and_drops_say() {
     assert_eq!(metrics[no_route], 3.0);
     assert_eq!((metrics["weft_ready"], metrics["weft_peers"]), (1.0, 1.0));
     assert_eq!(metrics["weft_path_mtu_min_bytes"], 1472.0);
-    assert!(metrics["weft_worker_syscalls_total"] > 0.0, "{body}");
-    let busy = metrics["weft_worker_busy_seconds_total"];
+    assert!(metrics[r#"weft_worker_syscalls_total{worker="0"}"#] > 0.0, "{body}");
+    let busy = metrics[r#"weft_worker_busy_seconds_total{worker="0"}"#];
     assert!(busy > 0.0 && busy < metrics["weft_uptime_seconds"] + 1.0, "{body}");
 
     assert_board_exists(&metrics);

@@ -161,6 +161,7 @@ pub struct Begun {
     source_is_away: bool,
     interface: Interface,
     mtu: u32,
+    source_ports: u16,
 }
 
 /// Waits for a network config, chooses the interface and looks for obstacles.
@@ -193,6 +194,7 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
         source_is_away,
         interface,
         mtu,
+        source_ports: 1,
     };
     device::check_before(&begun.desired_device(DEVICE_NAME, None), &begun.interface).await?;
     info!(
@@ -224,6 +226,12 @@ impl Begun {
         self.mtu
     }
 
+    /// Packets are sent from this many ports, the configured one first, and those of others may come
+    /// from several. The lease says so; one is what it says otherwise.
+    pub fn set_source_ports(&mut self, count: u16) {
+        self.source_ports = count;
+    }
+
     /// Where to bind the sockets: the interface's address and the configured port. Only the family
     /// that datagrams are sent over, which is IPv4 where the node has it.
     #[must_use]
@@ -240,8 +248,8 @@ impl Begun {
             status.phase = Phase::Lease;
             status.raise(Concern::Start, "Taking a lease".into());
         });
-        let attributes =
-            underlay::attributes(&self.interface, &self.config, self.identity, self.mtu);
+        let Self { interface, config, identity, mtu, source_ports, .. } = &self;
+        let attributes = underlay::attributes(interface, config, *identity, *mtu, *source_ports);
         let began = Instant::now().into_std();
         let lease = start::acquire(&self, &attributes).await?;
         info!(lease = lease.record.name, origin = ?lease.origin, "lease acquired");

@@ -351,6 +351,11 @@ impl Worker {
         &self.events
     }
 
+    /// Tells the worker to stop and does not wait. [`Worker::stop`] does, then.
+    pub fn ask_to_stop(&self) {
+        let _ = self.command(Command::Stop);
+    }
+
     /// Tells the worker to stop and waits for `patience`. The device and the sockets are closed
     /// then.
     ///

@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::{Datastore, Drop, Drops, Peers, Released, Status, Traffic, UnusedLease};
+use super::{
+    Datastore, Drop, Drops, Peers, Released, Status, Traffic, UnusedLease, Worker, Workers,
+};
 
 /// `weft status`.
 pub fn status(status: &Status) -> String {
@@ -42,12 +44,32 @@ pub fn status(status: &Status) -> String {
         rows.push(("engine".to_owned(), format!("{} ({})", engine.name, engine.reason)));
         rows.extend(named("  ", &engine.features));
     }
+    rows.extend(status.workers.iter().flat_map(worker_rows));
     rows.push(("peers".to_owned(), format!("{}, table {}", status.peers, status.epoch)));
     rows.extend(remarks(status));
     if let Some(traffic) = &status.traffic {
         rows.extend(traffic_rows(traffic));
     }
     columns(&rows)
+}
+
+fn worker_rows(workers: &Workers) -> Vec<(String, String)> {
+    let Workers { count, asked_for, .. } = workers;
+    let number = match &workers.fewer_because {
+        None => count.to_string(),
+        Some(reason) => format!("{count} instead of {asked_for}: {reason}"),
+    };
+    let mut rows = vec![("workers".to_owned(), number)];
+    rows.extend(workers.each.iter().map(|worker| {
+        let Worker { outbound_segments, inbound_segments, drops, .. } = worker;
+        let text = format!(
+            "{}, outbound {outbound_segments}, inbound {inbound_segments}, drops {drops}, busy \
+             {} ms",
+            worker.engine, worker.busy_milliseconds
+        );
+        (format!("  worker {}", worker.number), text)
+    }));
+    rows
 }
 
 fn connection(datastore: &Datastore) -> String {

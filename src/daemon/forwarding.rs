@@ -1,4 +1,4 @@
-//! The worker as the rest of the daemon sees it: it takes tables, is counted, tells events and is
+//! The workers as the rest of the daemon sees them: they take tables, are counted, tell events and are
 //! stopped.
 
 use std::net::SocketAddr;
@@ -20,6 +20,7 @@ use weft_sys::tun::Tun;
 use weft_sys::udp::UdpSocket;
 
 use super::device;
+use super::workers::{Crew, WorkerSockets};
 use crate::options::Without;
 
 /// How long a worker may take to stop. It turns many thousand times a second.
@@ -30,37 +31,46 @@ const EVENTS_WAITING_MAX: usize = 64;
 
 /// Bytes of memory that the kernel may pin for us: its own default since Linux 5.16
 /// (`MLOCK_LIMIT`, include/uapi/linux/resource.h), of which a ring takes a small part. Containers
-/// may start with less than that part.
+/// may start with less than that part. For each worker.
 const LOCKED_BYTES: u64 = 8 << 20;
 
-/// A running worker.
+/// All workers of the daemon.
 #[derive(Debug)]
 pub(super) struct Forwarding {
     control: Mutex<Control>,
+    crew: Crew,
     info: WorkerInfo,
     events: mpsc::WeakSender<Event>,
 }
 
-/// The control side's hand on the worker.
+/// The control side's hand on the workers.
 #[derive(Debug)]
 struct Control {
-    /// `None` once it was told to stop.
-    worker: Option<Worker>,
-    /// The newest table, while the worker has not taken it.
-    pending: Option<Arc<Table>>,
-    /// Workers before this one.
-    predecessors: u64,
-    counters: Arc<Counters>,
-    /// What the predecessors counted.
-    earlier: Snapshot,
-    /// What a successor is made from. `None` once the worker was told to stop.
+    /// One for each worker, in the order of their numbers.
+    lanes: Vec<Lane>,
+    /// How often all workers were replaced.
+    replacements: u64,
+    /// What successors are made from. `None` once the workers were told to stop.
     recipe: Option<Recipe>,
 }
 
-/// What all workers of a daemon have in common.
+/// One worker, and those that had its number before it.
+#[derive(Debug)]
+struct Lane {
+    /// `None` once it was told to stop.
+    worker: Option<Worker>,
+    engine: &'static str,
+    /// The newest table, while the worker has not taken it.
+    pending: Option<Arc<Table>>,
+    counters: Arc<Counters>,
+    /// What the predecessors counted.
+    earlier: Snapshot,
+}
+
+/// What all workers of a daemon have in common, and the queue of each.
 #[derive(Debug)]
 struct Recipe {
-    tun: Tun,
+    queues: Vec<Tun>,
     inner_mtu: u16,
     engine: EngineWish,
     without: WithoutRing,
@@ -68,38 +78,90 @@ struct Recipe {
     table: Arc<Table>,
 }
 
-impl Recipe {
-    fn of(options: &WorkerOptions) -> Result<Self> {
-        Ok(Self {
-            tun: options.tun.try_clone().context("could not share the device")?,
-            inner_mtu: options.inner_mtu,
-            engine: options.engine,
-            without: options.without,
-            table: Arc::clone(&options.table),
-        })
-    }
+/// What the workers of a daemon begin with.
+#[derive(Debug)]
+pub(super) struct Equipment {
+    /// How many there are, and why.
+    pub(super) crew: Crew,
+    /// One for each worker.
+    pub(super) queues: Vec<Tun>,
+    /// One for each worker.
+    pub(super) sockets: Vec<WorkerSockets>,
+    pub(super) inner_mtu: u16,
+    pub(super) engine: EngineWish,
+    pub(super) without: WithoutRing,
+    /// The first table.
+    pub(super) table: Arc<Table>,
+}
 
-    fn with(&self, sockets: Vec<UdpSocket>) -> Result<WorkerOptions> {
-        Ok(WorkerOptions {
-            number: 0,
-            tun: self.tun.try_clone().context("could not share the device")?,
-            segments_max: sockets.iter().map(UdpSocket::segments_max).min().unwrap_or(1),
-            joined_max: sockets.iter().map(UdpSocket::kernel_segments_max).min().unwrap_or(1),
-            sockets,
-            senders: vec![],
-            inner_mtu: self.inner_mtu,
-            table: Arc::clone(&self.table),
-            engine: self.engine,
-            without: self.without,
-        })
+/// What one worker has counted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counted {
+    pub(super) engine: &'static str,
+    pub(super) snapshot: Snapshot,
+}
+
+impl Recipe {
+    /// The options of all workers, who get these sockets.
+    fn with(&self, sockets: Vec<WorkerSockets>) -> Result<Vec<WorkerOptions>> {
+        let all = || sockets.iter().flat_map(|worker| &worker.receivers);
+        let segments_max = all().map(UdpSocket::segments_max).min().unwrap_or(1);
+        let joined_max = all().map(UdpSocket::kernel_segments_max).min().unwrap_or(1);
+        let mut options = Vec::with_capacity(sockets.len());
+        for (number, (tun, sockets)) in self.queues.iter().zip(sockets).enumerate() {
+            options.push(WorkerOptions {
+                number,
+                tun: tun.try_clone().context("could not share the device")?,
+                sockets: sockets.receivers,
+                senders: sockets.senders,
+                segments_max,
+                joined_max,
+                inner_mtu: self.inner_mtu,
+                table: Arc::clone(&self.table),
+                engine: self.engine,
+                without: self.without,
+            });
+        }
+        Ok(options)
     }
 }
 
-impl Control {
+impl Lane {
+    fn new(worker: Worker) -> Self {
+        Self {
+            engine: worker.info().engine,
+            counters: worker.counters(),
+            worker: Some(worker),
+            pending: None,
+            earlier: Snapshot::default(),
+        }
+    }
+
     /// Offers the newest table to the worker, if it has not taken it yet.
     fn offer(&mut self) -> Result<(), NotTold> {
         let Some(worker) = &self.worker else { return Ok(()) };
         offer_newest(&mut self.pending, |table| worker.adopt(table))
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.counters.snapshot();
+        snapshot.merge(&self.earlier);
+        snapshot
+    }
+}
+
+impl Control {
+    /// Offers the newest table to every worker that has not taken it yet.
+    fn offer(&mut self) -> Result<(), NotTold> {
+        let mut worst = Ok(());
+        for lane in &mut self.lanes {
+            match lane.offer() {
+                Err(NotTold::Ended) => worst = Err(NotTold::Ended),
+                Err(NotTold::Busy) if worst.is_ok() => worst = Err(NotTold::Busy),
+                _ => {}
+            }
+        }
+        worst
     }
 }
 
@@ -117,88 +179,92 @@ fn offer_newest(
 }
 
 impl Forwarding {
-    /// Starts the worker. Its events come out of the receiver, which ends with the worker.
-    pub(super) fn start(options: WorkerOptions) -> Result<(Arc<Self>, mpsc::Receiver<Event>)> {
-        if let Err(error) = raise_memlock(LOCKED_BYTES) {
+    /// Starts the workers. Their events come out of the receiver, which ends with the last of them.
+    pub(super) fn start(equipment: Equipment) -> Result<(Arc<Self>, mpsc::Receiver<Event>)> {
+        let Equipment { crew, queues, sockets, inner_mtu, engine, without, table } = equipment;
+        if let Err(error) = raise_memlock(LOCKED_BYTES * u64::from(crew.count)) {
             // If it is too low, making the ring fails and says so.
             debug!(%error, "the limit of locked memory stays as it is");
         }
-        let recipe = Recipe::of(&options)?;
-        let worker = weft_dataplane::spawn(options).context("could not start the engine")?;
+        let recipe = Recipe { queues, inner_mtu, engine, without, table };
         let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
+        let workers = spawn_all(recipe.with(sockets)?, &sender)?;
+        let info = workers.first().context("there is no worker")?.info().clone();
+        let lanes = workers.into_iter().map(Lane::new).collect();
+        let control = Control { lanes, replacements: 0, recipe: Some(recipe) };
         let events = sender.downgrade();
-        carry_events(&worker, sender)?;
-        let info = worker.info().clone();
-        let control = Control {
-            counters: worker.counters(),
-            worker: Some(worker),
-            pending: None,
-            predecessors: 0,
-            earlier: Snapshot::default(),
-            recipe: Some(recipe),
-        };
-        let forwarding = Self { control: Mutex::new(control), info, events };
+        let forwarding = Self { control: Mutex::new(control), crew, info, events };
         Ok((Arc::new(forwarding), receiver))
     }
 
-    /// Moves packets over other sockets from now on. Waits until the worker has gone over.
+    /// Moves packets over other sockets from now on. Waits until the workers have gone over.
     ///
-    /// A worker keeps its sockets, so a successor is started on the same device, and only then its
-    /// predecessor stopped: nobody misses a packet, and a failure leaves everything as it was.
-    pub(super) fn replace_sockets(&self, sockets: Vec<UdpSocket>) -> Result<()> {
+    /// A worker keeps its sockets, so successors are started on the same queues, and only then their
+    /// predecessors stopped: nobody misses a packet, and a failure leaves everything as it was.
+    pub(super) fn replace_sockets(&self, sockets: Vec<WorkerSockets>) -> Result<()> {
         let options = match &self.control().recipe {
             Some(recipe) => recipe.with(sockets)?,
             None => bail!("The daemon is about to stop"),
         };
-        let worker = weft_dataplane::spawn(options).context("could not start the engine")?;
-        let events = self.events.upgrade().context("the worker has ended")?;
-        carry_events(&worker, events)?;
-        let (old, counters) = {
+        let events = self.events.upgrade().context("the workers have ended")?;
+        let workers = spawn_all(options, &events)?;
+        let old: Vec<(Option<Worker>, Arc<Counters>)> = {
             let mut control = self.control();
             let Some(recipe) = &control.recipe else { bail!("The daemon is about to stop") };
             // It may have changed meanwhile.
-            control.pending = Some(Arc::clone(&recipe.table));
-            control.predecessors += 1;
-            let counters = std::mem::replace(&mut control.counters, worker.counters());
-            let old = control.worker.replace(worker);
-            // What it cannot take now the watchdog offers again.
+            let table = Arc::clone(&recipe.table);
+            control.replacements += 1;
+            let successors = control.lanes.iter_mut().zip(workers);
+            let old = successors.map(|(lane, worker)| {
+                lane.pending = Some(Arc::clone(&table));
+                let counters = std::mem::replace(&mut lane.counters, worker.counters());
+                (lane.worker.replace(worker), counters)
+            });
+            let old = old.collect();
+            // What one cannot take now the watchdog offers again.
             let _ = control.offer();
-            (old, counters)
+            old
         };
-        let stopped = old.map_or(Ok(()), |old| old.stop(STOP_PATIENCE));
-        // Its buffers are gone with it.
-        let counted = Snapshot { buffers: BuffersSnapshot::default(), ..counters.snapshot() };
-        self.control().earlier.merge(&counted);
+        let (old, counters): (Vec<_>, Vec<_>) = old.into_iter().unzip();
+        let stopped = stop_all(old.into_iter().flatten().collect());
+        for (lane, counters) in self.control().lanes.iter_mut().zip(counters) {
+            // Its buffers are gone with it.
+            let buffers = BuffersSnapshot::default();
+            lane.earlier.merge(&Snapshot { buffers, ..counters.snapshot() });
+        }
         if let Err(error) = stopped {
-            error!(%error, "the worker of the old sockets did not stop");
+            error!(%error, "a worker of the old sockets did not stop");
         }
         Ok(())
     }
 
-    /// How many workers there were before this one.
-    pub(super) fn predecessors(&self) -> u64 {
-        self.control().predecessors
+    /// How often all workers were replaced.
+    pub(super) fn replacements(&self) -> u64 {
+        self.control().replacements
     }
 
-    /// Makes the worker use a table, now or, if it is busy, when it is [offered](Self::offer)
+    /// Makes the workers use a table, now or, where one is busy, when it is [offered](Self::offer)
     /// again. After a stop it does nothing.
-    pub(super) fn adopt(&self, table: Arc<Table>) -> Result<(), NotTold> {
+    pub(super) fn adopt(&self, table: &Arc<Table>) -> Result<(), NotTold> {
         let mut control = self.control();
         if let Some(recipe) = &mut control.recipe {
-            recipe.table = Arc::clone(&table);
+            recipe.table = Arc::clone(table);
         }
-        control.pending = Some(table);
+        for lane in &mut control.lanes {
+            lane.pending = Some(Arc::clone(table));
+        }
         control.offer()
     }
 
-    /// Offers the newest table again, if the worker has not taken it yet.
+    /// Offers the newest table again, where a worker has not taken it yet.
     pub(super) fn offer(&self) -> Result<(), NotTold> {
         self.control().offer()
     }
 
-    /// Watches whether the worker goes on. `None` after a stop.
-    pub(super) fn watch(&self) -> Option<Watch> {
-        self.control().worker.as_ref().map(Worker::watch)
+    /// Watches whether the workers go on, each by itself. None after a stop.
+    pub(super) fn watches(&self) -> Vec<Watch> {
+        let control = self.control();
+        control.lanes.iter().filter_map(|lane| lane.worker.as_ref()).map(Worker::watch).collect()
     }
 
     /// Nothing panics while it holds the lock in a way that would leave halves behind.
@@ -206,32 +272,61 @@ impl Forwarding {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the worker and those before it counted.
+    /// What all workers and those before them counted.
     pub(super) fn snapshot(&self) -> Snapshot {
-        let control = self.control();
-        let mut snapshot = control.counters.snapshot();
-        snapshot.merge(&control.earlier);
-        snapshot
+        let mut sum = Snapshot::default();
+        self.control().lanes.iter().for_each(|lane| sum.merge(&lane.snapshot()));
+        sum
     }
 
-    /// What the first worker found when it started; it holds for its successors.
+    /// The same, worker by worker.
+    pub(super) fn counted(&self) -> Vec<Counted> {
+        let counted = |lane: &Lane| Counted { engine: lane.engine, snapshot: lane.snapshot() };
+        self.control().lanes.iter().map(counted).collect()
+    }
+
+    /// How many workers there are, and why.
+    pub(super) fn crew(&self) -> &Crew {
+        &self.crew
+    }
+
+    /// What the first worker found when it started; it holds for the others and for successors.
     pub(super) fn info(&self) -> &WorkerInfo {
         &self.info
     }
 
-    /// Stops the worker and so closes the device and the sockets. Waits, at most
-    /// [`STOP_PATIENCE`]; nothing happens a second time.
+    /// Stops the workers and so closes the device and the sockets. Waits, at most
+    /// [`STOP_PATIENCE`] for each; nothing happens a second time.
     pub(super) fn stop(&self) -> Result<()> {
-        let worker = {
+        let workers = {
             let mut control = self.control();
             control.recipe = None;
-            control.worker.take()
+            control.lanes.iter_mut().filter_map(|lane| lane.worker.take()).collect()
         };
-        match worker {
-            Some(worker) => worker.stop(STOP_PATIENCE).map_err(|error| anyhow!(error)),
-            None => Ok(()),
-        }
+        stop_all(workers)
     }
+}
+
+/// Starts all or none. Each one's queue has been there before, so none holds a packet of a flow that
+/// another had begun with.
+fn spawn_all(options: Vec<WorkerOptions>, events: &mpsc::Sender<Event>) -> Result<Vec<Worker>> {
+    let mut workers = Vec::with_capacity(options.len());
+    for options in options {
+        let worker = weft_dataplane::spawn(options).context("could not start the engine")?;
+        carry_events(&worker, events.clone())?;
+        workers.push(worker);
+    }
+    Ok(workers)
+}
+
+/// All are told before any is waited for: what a queue holds when it is closed is lost, so the first
+/// must not leave its flows to others that stop as well.
+fn stop_all(workers: Vec<Worker>) -> Result<()> {
+    workers.iter().for_each(Worker::ask_to_stop);
+    let stopped = workers.into_iter().map(|worker| worker.stop(STOP_PATIENCE));
+    let failures: Vec<String> =
+        stopped.filter_map(Result::err).map(|error| error.to_string()).collect();
+    if failures.is_empty() { Ok(()) } else { Err(anyhow!(failures.join("; "))) }
 }
 
 /// Where the control loop puts its tables.
@@ -243,7 +338,7 @@ pub(super) struct Tables {
 
 impl TableSink for Tables {
     fn publish(&mut self, table: Arc<Table>) {
-        match self.forwarding.adopt(table) {
+        match self.forwarding.adopt(&table) {
             Ok(()) => {}
             // The watchdog offers it again, and tells if the worker is stuck.
             Err(error @ NotTold::Busy) => debug!(%error, "a new table has to wait"),
@@ -255,7 +350,8 @@ impl TableSink for Tables {
     fn rebind(&mut self, addresses: Vec<SocketAddr>) -> Rebinding {
         let (forwarding, without) = (Arc::clone(&self.forwarding), self.without);
         let replace = async move {
-            let sockets = device::open_sockets(&addresses, without).await?;
+            let workers = forwarding.crew().count;
+            let sockets = device::open_sockets(&addresses, workers, without).await?;
             let replacing = spawn_blocking(move || forwarding.replace_sockets(sockets));
             replacing.await.context("the thread that replaces the sockets ended")?
         };

@@ -6,23 +6,25 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 use weft_ctrl::controller::{self, Begun};
-use weft_dataplane::{EngineWish, Event, WorkerInfo, WorkerOptions};
+use weft_dataplane::{EngineWish, Event, WorkerInfo};
 use weft_forward::table::{Table, TableInput};
-use weft_sys::udp::UdpSocket;
 
 use super::degraded;
 use super::device;
-use super::forwarding::{Forwarding, Tables};
+use super::forwarding::{Equipment, Forwarding, Tables};
 use super::state::State;
 use super::tell_supervisor;
 use super::watchdog;
+use super::workers::Crew;
 use crate::options::Options;
 
 /// Comes back only with what ends the daemon.
 pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()> {
-    let begun = controller::begin(options.control.clone(), state.control()).await?;
+    let mut begun = controller::begin(options.control.clone(), state.control()).await?;
     let opened = open(&begun, options).await?;
-    let (name, index) = (opened.tun.name().to_owned(), opened.tun.index());
+    begun.set_source_ports(opened.crew.count);
+    let device = opened.queues.first().context("the device has no queue")?;
+    let (name, index) = (device.name().to_owned(), device.index());
     // With an empty table, so that a kernel that refuses the engine is found out before the lease
     // is taken.
     let (forwarding, mut events) = Forwarding::start(opened)?;
@@ -31,37 +33,34 @@ pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()
     state.set_forwarding(Arc::clone(&forwarding));
     let releases = state.take_releases();
     let acquired = begun.acquire().await?;
-    forwarding.adopt(acquired.first_table())?;
+    forwarding.adopt(&acquired.first_table())?;
     let running = acquired.configure(&name, index).await?;
     let tables = Tables { forwarding: Arc::clone(&forwarding), without: options.without };
     tokio::select! {
         outcome = running.run_releasable(tables, std::future::pending(), releases) => outcome?,
-        death = follow_events(&mut events, state) => bail!("The packet worker has ended: {death}"),
+        death = follow_events(&mut events, state) => bail!("A packet worker has ended: {death}"),
         never = announce_readiness(state) => match never {},
         never = watchdog::watch(&forwarding, state) => match never {},
     }
     Ok(())
 }
 
-async fn open(begun: &Begun, options: &Options) -> Result<WorkerOptions> {
+async fn open(begun: &Begun, options: &Options) -> Result<Equipment> {
     let without = options.without;
-    let tun = device::open_device(without).await?;
-    let sockets = device::open_sockets(&begun.bind_addresses(), without).await?;
-    let segments_max = sockets.iter().map(UdpSocket::segments_max).min().unwrap_or(1);
-    let joined_max = sockets.iter().map(UdpSocket::kernel_segments_max).min().unwrap_or(1);
+    let mut crew = Crew::wanted(options.workers, begun.config().backend.source_ports);
+    let queues = device::open_device(&mut crew, without).await?;
+    crew.log();
+    let sockets = device::open_sockets(&begun.bind_addresses(), crew.count, without).await?;
     let inner_mtu = u16::try_from(begun.mtu()).context("the MTU is too large for IP")?;
     let table = Table::new(TableInput::default()).context("the empty table was refused")?;
-    Ok(WorkerOptions {
-        number: 0,
-        tun,
+    Ok(Equipment {
+        crew,
+        queues,
         sockets,
-        senders: vec![],
-        segments_max,
-        joined_max,
         inner_mtu,
-        table: Arc::new(table),
         engine: options.engine,
         without: without.ring,
+        table: Arc::new(table),
     })
 }
 

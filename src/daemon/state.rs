@@ -13,13 +13,14 @@ use weft_forward::drops::DropReason;
 
 use super::degraded::degraded;
 use super::events::{Paths, PeerId};
-use super::forwarding::Forwarding;
+use super::forwarding::{Counted, Forwarding};
 use super::kernel;
 use super::metrics::{Moving, Scrape};
 use super::watchdog::{Stall, Stalls};
+use super::workers::Crew;
 use crate::admin::{
     Answers, Datastore, Device, Drop, Drops, Engine, Interface, Lease, Network, Peer, Peers,
-    Released, Releasing, Stalled, Status, Traffic, UnusedLease,
+    Released, Releasing, Stalled, Status, Traffic, UnusedLease, Worker, Workers,
 };
 use crate::cli::VERSION;
 
@@ -66,7 +67,7 @@ impl State {
         self.known().forwarding = Some(forwarding);
     }
 
-    /// The worker, if there is one.
+    /// The workers, if there are any.
     pub(super) fn forwarding(&self) -> Option<Arc<Forwarding>> {
         self.known().forwarding.clone()
     }
@@ -96,7 +97,7 @@ impl State {
 
     /// Whether this host can be given work: the control loop says so, and packets are moved.
     pub(super) fn is_ready(&self) -> bool {
-        self.control.is_ready() && self.known().stalls.now.is_none()
+        self.control.is_ready() && self.known().stalls.now().is_none()
     }
 
     /// Where wishes to give the lease back arrive. There is one taker.
@@ -108,9 +109,9 @@ impl State {
     pub(super) fn checks(&self) -> Vec<status::Check> {
         let mut checks = self.control.snapshot().checks();
         let known = self.known();
-        let problem = match (&known.forwarding, known.stalls.now.is_some()) {
+        let problem = match (&known.forwarding, known.stalls.now().is_some()) {
             (None, _) => Some("Not there yet".to_owned()),
-            (Some(_), true) => Some("The packet worker does not go on".to_owned()),
+            (Some(_), true) => Some("A packet worker does not go on".to_owned()),
             (Some(_), false) => None,
         };
         checks.push(status::Check { name: "engine", problem });
@@ -123,6 +124,7 @@ impl State {
         let moving = self.forwarding().map(|forwarding| Moving {
             info: forwarding.info().clone(),
             counted: forwarding.snapshot(),
+            workers: forwarding.counted().into_iter().map(|worker| worker.snapshot).collect(),
         });
         let known = self.known();
         let id =
@@ -133,11 +135,11 @@ impl State {
         };
         let peers = &control.peers;
         Scrape {
-            ready: control.ready && known.stalls.now.is_none(),
+            ready: control.ready && known.stalls.now().is_none(),
             uptime: self.started.elapsed(),
             resident_bytes: kernel::resident_bytes(),
             stalls: known.stalls.count,
-            stalled: known.stalls.now.is_some(),
+            stalled: known.stalls.now().is_some(),
             lowered: peers.iter().filter_map(lowered).collect(),
             unsegmented: peers.iter().filter(|peer| !known.paths.segments(id(peer))).count(),
             kernel: moving
@@ -157,7 +159,7 @@ impl State {
 impl Answers for State {
     fn status(&self) -> Status {
         let control = self.control.snapshot();
-        let stalled = self.with_stalls(|stalls| stalls.now.map(stalled));
+        let stalled = self.with_stalls(|stalls| stalls.now().map(stalled));
         let forwarding = self.forwarding();
         let forwarding = forwarding.as_deref();
         Status {
@@ -170,6 +172,7 @@ impl Answers for State {
             datastore: datastore(&control.source),
             network: control.config.as_ref().map(network),
             engine: forwarding.map(engine),
+            workers: forwarding.map(workers),
             traffic: forwarding.map(|forwarding| traffic(&forwarding.snapshot())),
             peers: control.peers.len(),
             epoch: control.epoch,
@@ -300,13 +303,31 @@ fn engine(forwarding: &Forwarding) -> Engine {
         "joined_receive": info.joins_datagrams,
         "degraded": degraded(info).iter().map(|one| one.name).collect::<Vec<_>>(),
         "checksum": info.checksum,
-        "buffer_bytes_max": info.memory,
+        "buffer_bytes_max": info.memory * usize::from(forwarding.crew().count),
     });
     Engine {
         name: info.engine.to_owned(),
         reason: info.reason.clone(),
         features: if let Value::Object(features) = features { features } else { Map::new() },
     }
+}
+
+fn workers(forwarding: &Forwarding) -> Workers {
+    let Crew { asked_for, count, fewer_because } = forwarding.crew().clone();
+    let describe = |(number, worker): (usize, Counted)| {
+        let Counted { engine, snapshot } = worker;
+        Worker {
+            number,
+            engine: engine.to_owned(),
+            outbound_segments: snapshot.outbound.segments_in,
+            inbound_segments: snapshot.inbound.segments_in,
+            drops: snapshot.outbound.drops.total() + snapshot.inbound.drops.total(),
+            turns: snapshot.turns,
+            busy_milliseconds: snapshot.busy_ns / 1_000_000,
+        }
+    };
+    let each = forwarding.counted().into_iter().enumerate().map(describe).collect();
+    Workers { count, asked_for, fewer_because, each }
 }
 
 fn traffic(snapshot: &Snapshot) -> Traffic {
@@ -333,7 +354,8 @@ fn reasons(drops: &DropsSnapshot) -> Vec<Drop> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_dataplane::progress::Phase;
+    use std::time::Duration;
+    use weft_dataplane::progress::{News, Phase};
     use weft_forward::counters::Counters;
 
     #[test]
@@ -352,7 +374,8 @@ mod tests {
         let state = State::new("directory /l".into());
         assert_eq!(state.status().stalled, None);
         let now = Instant::now();
-        state.with_stalls(|stalls| stalls.now = Some(Stall { phase: Phase::Outbound, since: now }));
+        let (phase, lasted) = (Phase::Outbound, Duration::from_secs(2));
+        state.with_stalls(|stalls| stalls.handle(0, News::Stalled { phase, lasted }, now));
         assert!(!state.is_ready());
         assert_eq!(state.status().stalled.map(|stalled| stalled.phase), Some("outbound".into()));
     }

@@ -1,5 +1,6 @@
-//! Looks whether the worker goes on, and offers it again what it could not take at once.
+//! Looks whether the workers go on, and offers them again what they could not take at once.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
@@ -26,24 +27,30 @@ pub(super) struct Stall {
 /// What the watchdog knows.
 #[derive(Debug, Default)]
 pub(super) struct Stalls {
-    /// The stall at the moment.
-    pub(super) now: Option<Stall>,
-    /// How many there were, with the one at the moment.
+    /// The stalls at the moment, by the workers' numbers.
+    now: BTreeMap<usize, Stall>,
+    /// How many there were, with those at the moment.
     pub(super) count: u64,
 }
 
 impl Stalls {
-    /// Remembers news and writes them into the log.
-    fn handle(&mut self, news: News, now: Instant) {
+    /// The stall at the moment that has lasted longest.
+    pub(super) fn now(&self) -> Option<Stall> {
+        self.now.values().copied().min_by_key(|stall| stall.since)
+    }
+
+    /// Remembers news of a worker and writes them into the log.
+    pub(super) fn handle(&mut self, worker: usize, news: News, now: Instant) {
         match news {
             News::Stalled { phase, lasted } => {
-                self.now = Some(Stall { phase, since: now.checked_sub(lasted).unwrap_or(now) });
+                let since = now.checked_sub(lasted).unwrap_or(now);
+                self.now.insert(worker, Stall { phase, since });
                 self.count += 1;
-                error!(%phase, ?lasted, "the packet worker is stuck");
+                error!(worker, %phase, ?lasted, "a packet worker is stuck");
             }
             News::Recovered { phase, lasted } => {
-                self.now = None;
-                warn!(%phase, ?lasted, "the packet worker goes on");
+                self.now.remove(&worker);
+                warn!(worker, %phase, ?lasted, "a packet worker goes on");
             }
         }
     }
@@ -51,19 +58,21 @@ impl Stalls {
 
 /// Watches until the future is dropped.
 pub(super) async fn watch(forwarding: &Forwarding, state: &State) -> Infallible {
-    let mut watch = forwarding.watch();
-    let mut predecessors = forwarding.predecessors();
+    let mut watches = forwarding.watches();
+    let mut replacements = forwarding.replacements();
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let now = Instant::now();
-        if forwarding.predecessors() != predecessors {
-            predecessors = forwarding.predecessors();
-            watch = forwarding.watch();
+        if forwarding.replacements() != replacements {
+            replacements = forwarding.replacements();
+            watches = forwarding.watches();
         }
-        if let Some(news) = watch.as_mut().and_then(|watch| watch.look(now)) {
-            state.with_stalls(|stalls| stalls.handle(news, now));
+        for (worker, watch) in watches.iter_mut().enumerate() {
+            if let Some(news) = watch.look(now) {
+                state.with_stalls(|stalls| stalls.handle(worker, news, now));
+            }
         }
         if forwarding.offer() == Err(NotTold::Ended) {
             // Its last event ends the daemon.
@@ -77,13 +86,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stall_is_counted_and_ends() {
+    fn stalls_are_counted_and_end_each_by_itself() {
         let mut stalls = Stalls::default();
         let now = Instant::now() + Duration::from_secs(60);
         let (phase, lasted) = (Phase::Inbound, Duration::from_secs(2));
-        stalls.handle(News::Stalled { phase, lasted }, now);
-        assert_eq!(stalls.now, Some(Stall { phase, since: now - lasted }));
-        stalls.handle(News::Recovered { phase, lasted }, now);
-        assert_eq!((stalls.now, stalls.count), (None, 1));
+        let [first, second] =
+            [lasted, 2 * lasted].map(|lasted| Stall { phase, since: now - lasted });
+        stalls.handle(0, News::Stalled { phase, lasted }, now);
+        assert_eq!((stalls.now(), stalls.count), (Some(first), 1));
+        stalls.handle(1, News::Stalled { phase, lasted: 2 * lasted }, now);
+        assert_eq!((stalls.now(), stalls.count), (Some(second), 2), "the longer one is told");
+        stalls.handle(1, News::Recovered { phase, lasted }, now);
+        assert_eq!(stalls.now(), Some(first));
+        stalls.handle(0, News::Recovered { phase, lasted }, now);
+        assert_eq!((stalls.now(), stalls.count), (None, 2));
     }
 }

@@ -38,6 +38,7 @@ fn the_least_that_is_needed() {
             health: None,
             admin_socket: "/run/weft/weft.sock".into(),
             engine: EngineWish::Auto,
+            workers: 1,
             without: Without::default(),
         }
     );
@@ -57,7 +58,7 @@ fn every_flag_with_a_function_is_used() {
         "--healthz-ip=::1",
         "--healthz-port=8080",
         "--engine=uring",
-        "--workers=1",
+        "--workers=4",
         "--on-lease-loss=hold",
         "--without=uring,multishot,tun-tso,tun-uso,tun-csum,udp-gso,udp-gro",
     ])
@@ -147,7 +148,6 @@ fn what_has_no_function_is_refused_when_set() {
         ("--ip-blackhole-route", "--ip-blackhole-route: "),
         ("--vmodule=a=1", "--vmodule: "),
         ("--log_backtrace_at=a:1", "--log_backtrace_at: "),
-        ("--workers=2", "--workers=2: "),
         ("--insecure-store", "--insecure-store: "),
     ] {
         let refusals = check(&["--lease-dir=/l", argument]).unwrap_err();
@@ -278,6 +278,16 @@ fn wrong_values_are_all_reported_at_once() {
     assert_eq!(mistakes.len(), names.len(), "{mistakes:?}");
     for (mistake, name) in mistakes.iter().zip(names) {
         assert!(mistake.contains(name), "{mistake}");
+    }
+}
+
+#[test]
+fn workers_are_as_many_as_can_be_told_apart() {
+    for (workers, expected) in
+        [("-1", None), ("0", None), ("1", Some(1)), ("64", Some(64)), ("65", None)]
+    {
+        let checked = check(&["--lease-dir=/l", "--workers", workers]);
+        assert_eq!(checked.ok().map(|options| options.workers), expected, "{workers}");
     }
 }
 

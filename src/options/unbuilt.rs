@@ -34,7 +34,6 @@ pub(super) fn refusals(flags: &Flags) -> Vec<Mistake> {
     refusals.group(&["ip-blackhole-route"], "the blackhole route is not built yet: leave it out");
     refusals.group(LOGGING, "logging by source file is not built: use --v");
     refusals.group(&["insecure-store"], "sealing is not built yet: leave it out");
-    refusals.ours();
     refusals.sentences
 }
 
@@ -53,13 +52,6 @@ impl Refusals<'_> {
             if self.asks_for_something(name) {
                 self.refuse(format!("--{name}: {reason}"));
             }
-        }
-    }
-
-    fn ours(&mut self) {
-        let workers = self.flags.integer("workers");
-        if workers > 1 {
-            self.refuse(format!("--workers={workers}: several workers are not built yet: use 1"));
         }
     }
 

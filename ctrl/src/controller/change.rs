@@ -5,6 +5,7 @@
 //! | `Port` | sockets are bound to it, and the lease tells it |
 //! | `AllowedSources`, `StrictSource` | the next table has them |
 //! | `Network`, `SubnetMin`, `SubnetMax`, as long as the own subnet is one of them | route, subnet file and table follow |
+//! | `SourcePorts` | told; workers are as many as they were at the start |
 //! | anything that would give this node or its pods other addresses or another MTU | told; a restart applies it |
 //! | the address that datagrams are sent from is gone, and there is another | sockets are bound to that, and the lease tells it |
 //! | other addresses of the host | told in the lease where it names them |
@@ -66,6 +67,9 @@ fn reasons(in_force: &NetworkConfig, config: &NetworkConfig, own: &Leaf) -> Vec<
     }
     if in_force.backend.mtu != config.backend.mtu {
         reasons.push("Backend.MTU is another one; so has to be that of the pods");
+    }
+    if in_force.backend.source_ports != config.backend.source_ports {
+        reasons.push("Backend.SourcePorts is another one; so is the number of workers, perhaps");
     }
     reasons
 }

@@ -164,7 +164,7 @@ impl<S: TableSink> Node<S> {
             status: begun.status,
             source: begun.source,
             ground,
-            adjustment: Adjustment::new(begun.options.interface, begun.mtu),
+            adjustment: Adjustment::new(begun.options.interface, begun.mtu, begun.source_ports),
             viewer,
             own: own_lease(lease, &attributes, life, began),
             attributes,

@@ -28,12 +28,14 @@ pub(super) fn bind_addresses(interface: &Interface, config: &NetworkConfig) -> V
     address.map(|address| (address, config.backend.port).into()).into_iter().collect()
 }
 
-/// What our lease says. The interface's own address is announced only where others see another.
+/// What our lease says. The interface's own address is announced only where others see another. More
+/// than one source port says, too, that what arrives may come from several.
 pub(super) fn attributes(
     interface: &Interface,
     config: &NetworkConfig,
     identity: Identity,
     mtu: u32,
+    source_ports: u16,
 ) -> Attributes {
     let v4 = interface.address_v4.filter(|_| interface.address_v4 != interface.public_v4);
     let v6 = interface.address_v6.filter(|_| interface.address_v6 != interface.public_v6);
@@ -48,7 +50,7 @@ pub(super) fn attributes(
             id: Some(identity),
             paths: vec!["udp".into()],
             port: Some(config.backend.port),
-            ports: Some(1),
+            ports: Some(source_ports),
             addrs,
             mtu: Some(mtu),
             v6: config.v6.is_some(),

@@ -37,6 +37,20 @@ fn full() -> Status {
             reason: "chosen by itself".into(),
             features: Map::from_iter([("segments_max".into(), Value::from(128))]),
         }),
+        workers: Some(Workers {
+            count: 1,
+            asked_for: 2,
+            fewer_because: Some("the kernel will not".into()),
+            each: vec![Worker {
+                number: 0,
+                engine: "uring".into(),
+                outbound_segments: 7,
+                inbound_segments: 8,
+                drops: 1,
+                turns: 5,
+                busy_milliseconds: 3,
+            }],
+        }),
         traffic: Some(Traffic {
             outbound: counted("segments_in"),
             inbound: counted("bytes_in"),
@@ -77,6 +91,8 @@ device            flannel0, MTU 1472
 stalled           in outbound, for 1200 ms
 engine            uring (chosen by itself)
   segments max    128
+workers           1 instead of 2: the kernel will not
+  worker 0        uring, outbound 7, inbound 8, drops 1, busy 3 ms
 peers             3, table 9
   rejected        10.244.7.0-24: Its address is ours.
 foreign route     10.244.0.0/16 dev x

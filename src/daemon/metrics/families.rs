@@ -37,7 +37,10 @@ pub(in crate::daemon) struct Scrape {
 #[derive(Debug)]
 pub(in crate::daemon) struct Moving {
     pub(in crate::daemon) info: WorkerInfo,
+    /// By all workers.
     pub(in crate::daemon) counted: Snapshot,
+    /// By each worker, in the order of their numbers.
+    pub(in crate::daemon) workers: Vec<Snapshot>,
 }
 
 /// All metrics.
@@ -47,9 +50,9 @@ pub(super) fn families(scrape: &Scrape) -> Vec<Family> {
     if let Some(moving) = &scrape.moving {
         all.extend(engine(moving));
         all.extend(traffic(&moving.counted.outbound, &moving.counted.inbound));
-        all.extend(worker(&moving.counted));
+        all.extend(workers(&moving.workers));
         all.extend(events(&moving.counted));
-        all.extend(buffers(&moving.counted));
+        all.extend(buffers(&moving.counted, moving.workers.len() as u64));
         all.extend(paths(scrape));
         all.push(kernel(&scrape.kernel));
     }
@@ -68,7 +71,7 @@ fn daemon(scrape: &Scrape) -> Vec<Family> {
         gauge("rejected_leases", "Leases that are not believed.", control.rejected.len() as u64),
         gauge("skipped_leases", "Leases of other backends.", control.skipped.len() as u64),
         gauge("table_epoch", "Number of the last table; it grows.", control.epoch),
-        counter("worker_stalls", "Turns of the worker that took too long.", scrape.stalls),
+        counter("worker_stalls", "Turns of workers that took too long.", scrape.stalls),
         flag("worker_stalled", "Whether a turn takes too long now.", scrape.stalled),
     ];
     let resident = "Resident memory of the process.";
@@ -177,18 +180,33 @@ fn traffic(outbound: &OutboundSnapshot, inbound: &InboundSnapshot) -> Vec<Family
     ]
 }
 
-fn worker(counted: &Snapshot) -> Vec<Family> {
-    let busy = Value::Seconds(Duration::from_nanos(counted.busy_ns).as_secs_f64());
+/// Each by itself; everything else is the sum of all.
+fn workers(workers: &[Snapshot]) -> Vec<Family> {
+    let busy = |worker: &Snapshot| Duration::from_nanos(worker.busy_ns).as_secs_f64();
+    let each = |name, help, value: &dyn Fn(&Snapshot) -> Value| {
+        let sample = |(number, worker): (usize, &Snapshot)| {
+            (labels([("worker", &number.to_string())]), value(worker))
+        };
+        family(name, help, workers.iter().enumerate().map(sample))
+    };
+    let lost = workers.iter().map(|worker| worker.events_lost).sum();
     vec![
-        counter("worker_turns", "Turns of the worker.", counted.turns),
-        counter("worker_syscalls", "System calls of the worker.", counted.syscalls),
-        family(
-            "worker_busy",
-            "Time in which the worker did not sleep in the kernel.",
-            [(vec![], busy)],
-        )
+        gauge("workers", "Workers that move packets.", workers.len() as u64),
+        each("worker_turns", "Turns of a worker.", &|worker| Value::Counter(worker.turns)),
+        each("worker_syscalls", "System calls of a worker.", &|worker| {
+            Value::Counter(worker.syscalls)
+        }),
+        each("worker_busy", "Time in which a worker did not sleep in the kernel.", &|worker| {
+            Value::Seconds(busy(worker))
+        })
         .of(Unit::Seconds),
-        counter("events_lost", "News of the worker that found no room.", counted.events_lost),
+        each("worker_outbound_segments", "Inner packets that a worker read.", &|worker| {
+            Value::Counter(worker.outbound.segments_in)
+        }),
+        each("worker_inbound_segments", "Inner packets that a worker received.", &|worker| {
+            Value::Counter(worker.inbound.segments_in)
+        }),
+        counter("events_lost", "News of the workers that found no room.", lost),
     ]
 }
 
@@ -214,13 +232,13 @@ fn events(counted: &Snapshot) -> Vec<Family> {
     ]
 }
 
-fn buffers(counted: &Snapshot) -> Vec<Family> {
+fn buffers(counted: &Snapshot, workers: u64) -> Vec<Family> {
     let used = &counted.buffers;
     let all = [
-        ("tun_frames", used.tun_frames, BUFFERS.tun_frames),
-        ("udp_frames", used.udp_frames, BUFFERS.udp_frames),
-        ("trains", used.trains, BUFFERS.trains),
-        ("writes", used.writes, BUFFERS.writes),
+        ("tun_frames", used.tun_frames, BUFFERS.tun_frames * workers),
+        ("udp_frames", used.udp_frames, BUFFERS.udp_frames * workers),
+        ("trains", used.trains, BUFFERS.trains * workers),
+        ("writes", used.writes, BUFFERS.writes * workers),
     ];
     let gauges = |select: fn((&'static str, u64, u64)) -> u64| {
         all.map(|buffer| (labels([("buffer", buffer.0)]), Value::Gauge(select(buffer))))
@@ -228,7 +246,7 @@ fn buffers(counted: &Snapshot) -> Vec<Family> {
     vec![
         family(
             "buffers_in_use",
-            "Buffers that the worker held after its last turn.",
+            "Buffers that the workers held after their last turns.",
             gauges(|(_, used, _)| used),
         ),
         family("buffers_max", "Buffers that there are.", gauges(|(.., most)| most)),

@@ -29,7 +29,11 @@ fn scrape(counted: weft_forward::counters::Snapshot) -> Scrape {
         lowered: (0..200).map(|peer| (format!("10.0.0.{peer}:8285"), 1400 - peer)).collect(),
         unsegmented: 3,
         kernel: vec![("flannel0_tx_dropped", 6)],
-        moving: Some(Moving { info, counted }),
+        moving: Some(Moving {
+            info,
+            counted,
+            workers: vec![counted, Counters::default().snapshot()],
+        }),
     }
 }
 
@@ -136,7 +140,11 @@ fn numbers_arrive_under_their_names() {
         (r#"weft_offload_enabled{offload="tun-tso"}"#, 1.0),
         (r#"weft_offload_enabled{offload="udp-gro"}"#, 0.0),
         (r#"weft_kernel_dropped_packets_total{place="flannel0_tx_dropped"}"#, 6.0),
-        ("weft_worker_busy_seconds_total", 1.5),
+        (r#"weft_buffers_max{buffer="trains"}"#, 128.0),
+        ("weft_workers", 2.0),
+        (r#"weft_worker_busy_seconds_total{worker="0"}"#, 1.5),
+        (r#"weft_worker_busy_seconds_total{worker="1"}"#, 0.0),
+        (r#"weft_worker_outbound_segments_total{worker="0"}"#, 9.0),
         ("weft_worker_stalls_total", 2.0),
         ("weft_segmentation_off_peers", 3.0),
         ("weft_ready", 1.0),

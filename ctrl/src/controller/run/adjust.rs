@@ -26,6 +26,8 @@ pub(super) struct Adjustment {
     options: InterfaceOptions,
     /// Bytes of the largest inner packet; the pods have it too, so it stays.
     mtu: u32,
+    /// Ports that this node sends from; workers have one each, so they stay too.
+    source_ports: u16,
     /// A look at the host that is under way.
     looking: Option<BoxFuture<'static, Looked>>,
     /// The address that datagrams are sent from is gone.
@@ -38,10 +40,11 @@ pub(super) struct Adjustment {
 }
 
 impl Adjustment {
-    pub(super) fn new(options: InterfaceOptions, mtu: u32) -> Self {
+    pub(super) fn new(options: InterfaceOptions, mtu: u32, source_ports: u16) -> Self {
         Self {
             options,
             mtu,
+            source_ports,
             looking: None,
             is_stranded: false,
             config: None,
@@ -182,8 +185,9 @@ impl<S: TableSink> Node<S> {
         self.viewer.config = config.clone();
         self.viewer.own_addresses = underlay::own_addresses(interface);
         self.viewer.outer_v6 = interface.address_v4.is_none();
-        let (identity, mtu) = (self.viewer.identity, self.adjustment.mtu);
-        self.attributes = underlay::attributes(interface, config, identity, mtu);
+        let Adjustment { mtu, source_ports, .. } = self.adjustment;
+        let identity = self.viewer.identity;
+        self.attributes = underlay::attributes(interface, config, identity, mtu, source_ports);
         self.own.say(self.attributes.clone());
         // It wrote what is to be said no more.
         self.writing = None;
