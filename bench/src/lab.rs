@@ -10,6 +10,7 @@
 //! can exist at once. Nothing is made outside them, and dropping the lab removes everything.
 
 mod cleanup;
+mod limit;
 mod namespace;
 mod observe;
 mod process;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+pub use limit::OneCoreEach;
 pub use namespace::Namespace;
 pub use observe::{Counters, DeviceCounters, Direction, Memory, memory_rollup, processor_busy};
 pub use process::Process;
@@ -62,13 +64,24 @@ impl Underlay {
 }
 
 /// How a pod hangs on its host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Topology {
     /// On a veth whose host end carries the gateway address.
     Direct,
     /// Behind a bridge `cni0` that carries the gateway address, with connection tracking and
     /// masquerading of what leaves the network, as container runtimes set it up.
     Bridge,
+}
+
+impl Topology {
+    /// The name used on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Topology::Direct => "direct",
+            Topology::Bridge => "bridge",
+        }
+    }
 }
 
 /// What a lab is to look like. [`LabOptions::default`] is the lab of the published figures.
@@ -359,7 +372,7 @@ const BRIDGE_RULES: &str = "table ip lab {
 }";
 
 /// What is left of this process's labs although all of them are closed: namespaces, processes that
-/// were started and not collected, directories. Empty is good.
+/// were started and not collected, directories, control groups. Empty is good.
 pub fn left_behind() -> Vec<String> {
     let mut found = Vec::new();
     let prefix = name_prefix();
@@ -372,6 +385,7 @@ pub fn left_behind() -> Vec<String> {
     found.extend(owned.processes.iter().map(|process| format!("process {process}")));
     let directories = owned.directories.iter();
     found.extend(directories.map(|directory| format!("directory {}", directory.display())));
+    found.extend(owned.groups.iter().map(|group| format!("group {}", group.display())));
     found
 }
 

@@ -8,7 +8,7 @@ use weft_bench::flood::{self, FloodArguments};
 use weft_bench::load::{self, LoadArguments};
 use weft_bench::per_packet::{self, PerPacketOptions};
 use weft_bench::restart::{self, RestartArguments};
-use weft_bench::run::{self, LabArguments};
+use weft_bench::run::{self, LabArguments, ReportArguments};
 use weft_bench::soak::{self, SoakArguments};
 
 /// Compares weft with the kernel's own ways and with flannel's UDP mode, on one machine
@@ -25,6 +25,8 @@ enum Command {
     Lab(LabArguments),
     /// Measure two weft binaries in turn and tell where they differ (needs root)
     Compare(CompareArguments),
+    /// Show the results of an earlier run again, from its JSON
+    Report(ReportArguments),
     /// Kill daemons, start them again, and measure for how long nothing gets through (needs root)
     Restart(RestartArguments),
     /// Measure what a TCP stream keeps while the daemon's port is flooded (needs root)
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
     let result = match Program::parse().command {
         Command::Lab(arguments) => run::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Report(arguments) => run::show_again(&arguments).map(|()| true),
         Command::Restart(arguments) => restart::run(&arguments),
         Command::Flood(arguments) => flood::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),

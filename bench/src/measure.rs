@@ -1,9 +1,20 @@
-//! Figures of a running path, taken by the programs that people use: ping, iperf3, sockperf.
+//! Figures of a running path, taken by the programs that people use (ping, iperf3, sockperf) and,
+//! where those are too slow, by the lab's own load of datagrams.
+//!
+//! A [`Measure`] is what one asks for; it consists of [`Step`]s, each of which is one load and gives
+//! one or more [`Figure`]s. A [`Round`] takes steps on one path. A step that fails says why and
+//! costs no other step its figures.
 
+mod datagrams;
+mod drops;
 mod figure;
 mod iperf;
+mod lossless;
+mod round;
 mod sockperf;
+mod step;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,17 +24,17 @@ use crate::lab::{Lab, Process, Side, processor_busy};
 use crate::path::RunningPath;
 
 pub use figure::{Better, Figure, Sample, Section};
+use iperf::TcpLoad;
 pub use iperf::{TcpFigures, UdpFigures};
+pub use round::{MeasuredPath, Round};
 pub use sockperf::RoundTrip;
+pub use step::{Congestion, Measure, Step, steps};
 
 /// Congestion control of all TCP load.
 pub const CONGESTION_CONTROL: &str = "cubic";
 
 /// Packets of the ping, 20 ms apart.
 const PINGS: u32 = 25;
-
-/// Payload of the small datagrams, in bytes.
-const DATAGRAM_BYTES: u32 = 64;
 
 /// One of the loads behind the figures that are always worth a look, from pod 1 to pod 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,65 +61,23 @@ impl Load {
         seconds: u32,
         sample: &mut Sample,
     ) -> Result<()> {
-        match self {
-            Load::Tcp1 => with_server(lab, || tcp1(lab, seconds, sample)),
-            Load::Tcp4 => with_server(lab, || {
-                sample.insert(Figure::Tcp4Gbps, iperf::tcp(lab, seconds, 4)?.gbps);
-                Ok(())
-            }),
-            Load::Udp64 => with_server(lab, || udp64(lab, path, seconds, sample)),
-            Load::Rtt => {
-                let round_trip = sockperf::ping_pong(lab, seconds)?;
-                sample.insert(Figure::RttP50Us, round_trip.p50_us);
-                sample.insert(Figure::RttP99Us, round_trip.p99_us);
-                Ok(())
-            }
-        }
+        let step = match self {
+            Load::Tcp1 => Step::Tcp1,
+            Load::Tcp4 => Step::Tcp4,
+            Load::Udp64 => Step::Udp64,
+            Load::Rtt => Step::RoundTrip,
+        };
+        let bench = Path::new("weft-bench");
+        let figures = MeasuredPath { lab, path, bench, seconds }.take(step)?;
+        figures.iter().for_each(|(figure, value)| sample.insert(figure, value));
+        Ok(())
     }
-}
-
-/// Runs a load beside a server of iperf3.
-fn with_server(lab: &Lab, load: impl FnOnce() -> Result<()>) -> Result<()> {
-    let mut server = iperf::start_server(lab)?;
-    load()?;
-    server.stop().map(drop)
-}
-
-fn tcp1(lab: &Lab, seconds: u32, sample: &mut Sample) -> Result<()> {
-    let (tcp, busy) = timed(|| iperf::tcp(lab, seconds, 1))?;
-    sample.insert(Figure::Tcp1Gbps, tcp.gbps);
-    sample.insert(Figure::Tcp1Retransmits, tcp.retransmits as f64);
-    sample.insert(Figure::Tcp1CpuSecondsPerGb, busy.as_secs_f64() / (tcp.bytes as f64 / 1e9));
-    Ok(())
-}
-
-fn udp64(lab: &Lab, path: &RunningPath, seconds: u32, sample: &mut Sample) -> Result<()> {
-    let before = path.work(lab)?;
-    let (udp, busy) = timed(|| iperf::udp(lab, seconds, DATAGRAM_BYTES))?;
-    let work = path.work(lab)?.zip(before);
-    if let Some(calls) = work.and_then(|(after, before)| after.calls_per_segment(before)) {
-        sample.insert(Figure::Udp64CallsPerSegment, calls);
-    }
-    sample.insert(Figure::Udp64Kpps, udp.received as f64 / udp.seconds / 1e3);
-    sample.insert(Figure::Udp64OutOfOrder, udp.out_of_order as f64);
-    let microseconds = busy.as_secs_f64() * 1e6;
-    sample.insert(Figure::Udp64CpuUsPerDatagram, microseconds / udp.received as f64);
-    Ok(())
-}
-
-/// Takes all figures once. Every load runs for `seconds`. The memory is left to the caller, who knows
-/// the path's programs.
-pub fn measure(lab: &Lab, path: &RunningPath, seconds: u32) -> Result<Sample> {
-    let mut sample = Sample::default();
-    sample.insert(Figure::PingLossPercent, ping_loss(lab)?);
-    Load::ALL.into_iter().try_for_each(|load| load.run(lab, path, seconds, &mut sample))?;
-    Ok(sample)
 }
 
 /// One TCP stream from pod 1 to pod 2 for `seconds`, in Gbit/s received.
 pub fn stream_gbps(lab: &Lab, seconds: u32) -> Result<f64> {
     let mut server = iperf::start_server(lab)?;
-    let figures = iperf::tcp(lab, seconds, 1)?;
+    let figures = iperf::tcp(lab, seconds, TcpLoad::streams(1))?;
     server.stop()?;
     Ok(figures.gbps)
 }

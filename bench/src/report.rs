@@ -2,7 +2,11 @@
 
 mod bars;
 mod machine;
+mod markdown;
+mod plot;
+mod render;
 mod table;
+mod versions;
 
 use std::collections::BTreeMap;
 
@@ -12,8 +16,10 @@ use serde_json::{Map, Value, json};
 
 pub use bars::Bar;
 pub use machine::Machine;
+pub use render::{Rendering, write_json};
+pub use versions::versions;
 
-use crate::lab::Underlay;
+use crate::lab::{Topology, Underlay};
 use crate::measure::{Figure, Sample, Section};
 use crate::path::PathKind;
 use crate::publish::bars_to_json;
@@ -23,10 +29,16 @@ use crate::publish::bars_to_json;
 pub struct Report {
     /// Where it ran.
     pub machine: Machine,
+    /// What took part: programs and their versions.
+    pub versions: BTreeMap<String, String>,
     /// The command line.
     pub command: String,
-    /// Congestion control of the TCP load.
+    /// Congestion control of the TCP load, one or several.
     pub congestion_control: String,
+    /// How the pods hung on their hosts.
+    pub topology: Topology,
+    /// How daemons were limited to one core, if they were.
+    pub cpu_limit: Option<String>,
     /// How long each load ran, in seconds.
     pub seconds: u32,
     /// How often each path was measured, interleaved with the others.
@@ -222,8 +234,11 @@ pub(crate) mod tests {
     pub(crate) fn report(paths: Vec<PathReport>) -> Report {
         Report {
             machine: Machine::default(),
+            versions: [("weft".to_owned(), "weft 1.2.3".to_owned())].into(),
             command: "weft-bench lab".into(),
             congestion_control: "cubic".into(),
+            topology: Topology::Direct,
+            cpu_limit: None,
             seconds: 2,
             rounds: 3,
             underlays: vec![UnderlayReport { underlay: Underlay::Wire, paths }],
@@ -307,7 +322,10 @@ pub(crate) mod tests {
         assert_eq!(weft["median"]["tcp1_gbps"], 5.5);
         assert_eq!(weft["spread"]["tcp1_gbps"], json!([1.0, 9.0]));
         assert_eq!(json["underlays"][0]["ratios"]["weft/per-packet"]["tcp1_gbps"], 11.0);
-        assert_eq!(json["bars"][0]["holds"], true);
+        assert_eq!(
+            (&json["bars"][0]["holds"], &json["bars"][3]["holds"]),
+            (&json!(false), &json!(true))
+        );
     }
 
     #[test]

@@ -1,84 +1,54 @@
 //! The `lab` command: rounds over paths over underlays.
 
+mod arguments;
+
+use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result, ensure};
 
-use crate::lab::{Lab, LabOptions, Side, Underlay, left_behind};
-use crate::measure::{CONGESTION_CONTROL, Figure, Sample, Section, measure};
+use crate::lab::{Lab, LabOptions, OneCoreEach, Side, Topology, Underlay, left_behind, wait_until};
+use crate::measure::{Figure, MeasuredPath, Round, Sample, Section, Step, steps};
 use crate::path::{PathKind, Programs, RunningPath, in_fresh_lab};
-use crate::report::{Machine, PathReport, Report, UnderlayReport};
+use crate::report::{Machine, PathReport, Report, UnderlayReport, versions, write_json};
+use crate::train::Train;
 
-/// What to measure and where to put the results.
-#[derive(Args, Clone, Debug)]
-pub struct LabArguments {
-    /// One short round on wire
-    #[arg(long)]
-    quick: bool,
-    /// How frames cross the link between the hosts [default: wire]
-    #[arg(long, value_enum)]
-    underlay: Option<UnderlayChoice>,
-    /// The paths to measure, in this order
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = PathKind::USUAL)]
-    paths: Vec<PathKind>,
-    /// How often each path is measured [default: 3, quick: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: Option<u32>,
-    /// How long each load runs, in seconds [default: 3, quick: 2]
-    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=600))]
-    secs: Option<u32>,
-    /// Write the full results as JSON to this file; - is the standard output
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Print a one-line summary as JSON on the standard output, and the table on the error output
-    #[arg(long, conflicts_with = "json")]
-    summary: bool,
-    /// The weft binary [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    weft: Option<PathBuf>,
-    /// End with status 1 unless every promised ratio holds
-    #[arg(long)]
-    assert_bars: bool,
-}
+pub use arguments::{LabArguments, ReportArguments};
 
-/// `wire`, `super`, or one after the other.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum UnderlayChoice {
-    Wire,
-    Super,
-    Both,
-}
-
-impl LabArguments {
-    fn underlays(&self) -> &'static [Underlay] {
-        match self.underlay {
-            None | Some(UnderlayChoice::Wire) => &[Underlay::Wire],
-            Some(UnderlayChoice::Super) => &[Underlay::Super],
-            Some(UnderlayChoice::Both) => &[Underlay::Wire, Underlay::Super],
-        }
-    }
-}
+/// How long packets may take to flow after a path says that it is up.
+const COLD_LIMIT: Duration = Duration::from_secs(5);
 
 /// Measures as told, prints the results, and says whether all is well: weft could be measured,
 /// nothing was left behind, and, if asked for, the bars hold.
 pub fn run(arguments: &LabArguments) -> Result<bool> {
-    let programs = Programs::find(arguments.weft.as_deref())?;
+    let plan = Plan {
+        steps: steps(&arguments.measures, &arguments.congestion),
+        seconds: arguments.seconds(),
+        rounds: arguments.rounds(),
+        topology: arguments.topology,
+        programs: arguments.programs()?,
+    };
+    let limits = plan.steps.iter().any(|step| step.is_limited());
+    let congestion = arguments.congestion.iter().map(|name| name.name());
     let mut report = Report {
         machine: Machine::describe(),
+        versions: versions(&plan.programs),
         command: Machine::command_line(),
-        congestion_control: CONGESTION_CONTROL.to_owned(),
-        seconds: arguments.secs.unwrap_or(if arguments.quick { 2 } else { 3 }),
-        rounds: arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 3 }),
+        congestion_control: congestion.collect::<Vec<_>>().join(", "),
+        topology: plan.topology,
+        cpu_limit: limits.then(|| OneCoreEach::method().to_owned()),
+        seconds: plan.seconds,
+        rounds: plan.rounds,
         underlays: Vec::new(),
     };
     for &underlay in arguments.underlays() {
         let paths = arguments.paths.iter().map(|&path| PathReport::new(path)).collect();
         let mut results = UnderlayReport { underlay, paths };
-        for round in 1..=report.rounds {
+        for round in 1..=plan.rounds {
             for path in &mut results.paths {
-                measure_path(path, underlay, round, &report, &programs);
+                plan.measure_path(path, underlay, round);
             }
         }
         report.underlays.push(results);
@@ -86,56 +56,107 @@ pub fn run(arguments: &LabArguments) -> Result<bool> {
     publish(arguments, &report)
 }
 
-/// One round of one path. A path that has failed is not tried again.
-fn measure_path(
-    path: &mut PathReport,
-    underlay: Underlay,
-    round: u32,
-    plan: &Report,
-    programs: &Programs,
-) {
-    if path.failure.is_some() {
-        return;
-    }
-    let name = path.path.name();
-    eprintln!("lab: {}, round {round} of {}: {name} ...", underlay.name(), plan.rounds);
-    match measure_once(path.path, underlay, plan.seconds, programs, round == 1) {
-        Ok(sample) => {
-            let figures = Section::Overview.figures().iter();
-            let shown = figures.filter_map(|&figure| Some(show(figure, sample.get(figure)?)));
-            eprintln!("lab: {name}: {}", shown.collect::<Vec<_>>().join(", "));
-            path.rounds.push(sample);
+/// Shows the results of an earlier run again, from its JSON.
+pub fn show_again(arguments: &ReportArguments) -> Result<()> {
+    let file = arguments.file.display();
+    let text = std::fs::read_to_string(&arguments.file);
+    let text = text.with_context(|| format!("Cannot read {file}"))?;
+    let report: Report = serde_json::from_str(&text)
+        .with_context(|| format!("{file} is not the JSON of a run of the lab"))?;
+    write!(std::io::stdout().lock(), "{report}").context("Cannot print")?;
+    arguments.rendering.write(&report)
+}
+
+/// What is done with every path.
+struct Plan {
+    steps: BTreeSet<Step>,
+    seconds: u32,
+    rounds: u32,
+    topology: Topology,
+    programs: Programs,
+}
+
+impl Plan {
+    /// One round of one path. A path that has failed is not tried again.
+    fn measure_path(&self, path: &mut PathReport, underlay: Underlay, round_number: u32) {
+        if path.failure.is_some() {
+            return;
         }
-        Err(error) => {
+        let name = path.path.name();
+        eprintln!("lab: {}, round {round_number} of {}: {name}", underlay.name(), self.rounds);
+        let mut round = Round::default();
+        if let Err(error) = self.measure(path.path, underlay, round_number == 1, &mut round) {
             eprintln!("lab: {name} failed: {error:#}");
             path.failure = Some(format!("{error:#}"));
         }
+        path.missing.extend(round.missing);
+        if round.sample.iter().next().is_some() {
+            path.rounds.push(round.sample);
+        }
+    }
+
+    fn measure(
+        &self,
+        kind: PathKind,
+        underlay: Underlay,
+        show_status: bool,
+        round: &mut Round,
+    ) -> Result<()> {
+        let options = LabOptions { underlay, topology: self.topology, ..LabOptions::default() };
+        let Programs { bench, .. } = &self.programs;
+        in_fresh_lab(kind, &options, &self.programs, |lab, path| {
+            for &step in &self.steps {
+                let on = MeasuredPath { lab, path, bench, seconds: self.seconds };
+                let figures = round.take(step, on);
+                show(step, &figures, round);
+                path.check_running()?;
+            }
+            if show_status {
+                print_status(lab, path)?;
+            }
+            Ok(())
+        })?;
+        if self.steps.contains(&Step::Cold) {
+            let figures = round.add(Step::Cold, self.start_cold(kind, &options));
+            show(Step::Cold, &figures, round);
+        }
+        Ok(())
+    }
+
+    /// Sets a path up while a train runs already, for the time until its first reply.
+    fn start_cold(&self, kind: PathKind, options: &LabOptions) -> Result<Sample> {
+        let pod_mtu = kind.mtu(options.underlay_mtu);
+        let lab = Lab::new(LabOptions { pod_mtu, ..options.clone() })?;
+        let train = Train::start(&lab)?;
+        let start = Instant::now();
+        let path = RunningPath::start(&lab, kind, &self.programs)?;
+        let has_daemons = path.processes().next().is_some();
+        let first = wait_until("a reply", COLD_LIMIT, || Ok(train.first_reply_after(start)));
+        drop(train);
+        path.stop(&lab)?;
+        lab.close()?;
+        ensure!(has_daemons, "The kernel does the work: there is no daemon to start");
+        let time = first?.saturating_duration_since(start);
+        Ok(Sample::from_iter([(Figure::ColdStartMs, time.as_secs_f64() * 1e3)]))
     }
 }
 
-fn show(figure: Figure, value: f64) -> String {
-    format!("{} {} {}", figure.label(), figure.format(value), figure.unit())
-}
-
-/// Measures a path once, in a lab of its own.
-fn measure_once(
-    kind: PathKind,
-    underlay: Underlay,
-    seconds: u32,
-    programs: &Programs,
-    show_status: bool,
-) -> Result<Sample> {
-    let options = LabOptions { underlay, ..LabOptions::default() };
-    in_fresh_lab(kind, &options, programs, |lab, path| {
-        let mut sample = measure(lab, path, seconds)?;
-        if let Some(memory) = path.memory_mib()? {
-            sample.insert(Figure::MemoryMib, memory);
-        }
-        if show_status {
-            print_status(lab, path)?;
-        }
-        Ok(sample)
-    })
+/// Tells what a step has found.
+fn show(step: Step, figures: &Sample, round: &Round) {
+    let name = step.name();
+    if let Some(reason) = round.missing.get(&name) {
+        eprintln!("lab:   {name}: none: {reason}");
+        return;
+    }
+    let all = Section::ALL.iter().flat_map(|section| section.figures());
+    let shown = all.filter_map(|figure| {
+        let value = figure.format(figures.get(*figure)?);
+        Some(format!("{} {value} {}", figure.label(), figure.unit()))
+    });
+    let shown: Vec<String> = shown.collect();
+    if !shown.is_empty() {
+        eprintln!("lab:   {name}: {}", shown.join(", "));
+    }
 }
 
 /// What `weft status` says on host 1 after the load.
@@ -163,10 +184,9 @@ fn publish(arguments: &LabArguments, report: &Report) -> Result<bool> {
         writeln!(stdout, "\n{text}").context("Cannot print")?;
     }
     if let Some(file) = arguments.json.as_deref().filter(|_| !to_stdout) {
-        let json = serde_json::to_string_pretty(&report.to_json())?;
-        std::fs::write(file, json + "\n")
-            .map_err(|error| anyhow!("Cannot write {}: {error}", file.display()))?;
+        write_json(file, report)?;
     }
+    arguments.rendering.write(report)?;
     let bars_hold =
         !arguments.assert_bars || (!bars.is_empty() && bars.iter().all(|bar| bar.holds()));
     Ok(!report.weft_failed() && bars_hold && left_behind().is_empty())

@@ -22,12 +22,14 @@ pub(super) struct Owned {
     pub(super) processes: BTreeSet<u32>,
     pub(super) namespaces: BTreeSet<String>,
     pub(super) directories: BTreeSet<PathBuf>,
+    pub(super) groups: BTreeSet<PathBuf>,
 }
 
 static OWNED: Mutex<Owned> = Mutex::new(Owned {
     processes: BTreeSet::new(),
     namespaces: BTreeSet::new(),
     directories: BTreeSet::new(),
+    groups: BTreeSet::new(),
 });
 
 /// The list, locked. Whoever makes or removes something holds the lock meanwhile, so that a signal
@@ -79,6 +81,9 @@ fn remove_all(everything: &mut Owned) {
     end_processes(&processes);
     for name in std::mem::take(&mut everything.namespaces) {
         remove_namespace(&name);
+    }
+    for group in std::mem::take(&mut everything.groups) {
+        let _ = std::fs::remove_dir(group);
     }
     for directory in std::mem::take(&mut everything.directories) {
         let _ = std::fs::remove_dir_all(directory);

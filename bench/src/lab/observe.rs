@@ -67,13 +67,24 @@ pub struct DeviceCounters {
 impl DeviceCounters {
     /// Reads the counters of `device`.
     pub fn read(namespace: &Namespace, device: &str) -> Result<DeviceCounters> {
+        let devices = DeviceCounters::show(namespace, &["dev", device])?;
+        devices.first().copied().context("ip named no device")
+    }
+
+    /// Reads the counters of all devices.
+    pub fn read_all(namespace: &Namespace) -> Result<Vec<DeviceCounters>> {
+        DeviceCounters::show(namespace, &[])
+    }
+
+    fn show(namespace: &Namespace, which: &[&str]) -> Result<Vec<DeviceCounters>> {
         #[derive(Deserialize)]
         struct Link {
             stats64: DeviceCounters,
         }
-        let text = namespace.ip(&["-json", "-statistics", "link", "show", "dev", device])?;
+        let show = ["-json", "-statistics", "link", "show"];
+        let text = namespace.ip(&[&show[..], which].concat())?;
         let links: Vec<Link> = serde_json::from_str(&text).context("Cannot read ip's JSON")?;
-        links.first().map(|link| link.stats64).context("ip named no device")
+        Ok(links.into_iter().map(|link| link.stats64).collect())
     }
 }
 

@@ -8,6 +8,9 @@ use serde::Deserialize;
 use super::{CONGESTION_CONTROL, run_client};
 use crate::lab::{Lab, Process, Side};
 
+/// How long a paced stream takes until it flows steadily.
+const PACED_START: Duration = Duration::from_millis(500);
+
 /// What a TCP load delivered.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TcpFigures {
@@ -39,11 +42,54 @@ pub(super) fn start_server(lab: &Lab) -> Result<Process> {
     Ok(server)
 }
 
-/// TCP from pod 1 to pod 2.
-pub(super) fn tcp(lab: &Lab, seconds: u32, streams: u32) -> Result<TcpFigures> {
-    let streams = streams.to_string();
-    let load = ["--congestion", CONGESTION_CONTROL, "--parallel", &streams];
-    parse_tcp(&run(lab, seconds, &load)?)
+/// A TCP load.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TcpLoad {
+    /// How many at once.
+    pub(super) streams: u32,
+    /// From pod 2 to pod 1, rather than the other way.
+    pub(super) reverse: bool,
+    /// As the kernel calls it.
+    pub(super) congestion_control: &'static str,
+}
+
+impl TcpLoad {
+    /// From pod 1 to pod 2, with CUBIC.
+    pub(super) fn streams(streams: u32) -> TcpLoad {
+        TcpLoad { streams, reverse: false, congestion_control: CONGESTION_CONTROL }
+    }
+}
+
+/// Streams as fast as they can.
+pub(super) fn tcp(lab: &Lab, seconds: u32, load: TcpLoad) -> Result<TcpFigures> {
+    let streams = load.streams.to_string();
+    let mut arguments = vec!["--congestion", load.congestion_control, "--parallel", &streams];
+    if load.reverse {
+        arguments.push("--reverse");
+    }
+    parse_tcp(&run(lab, seconds, &arguments)?)
+}
+
+/// One stream from pod 1 to pod 2 at a given rate.
+pub(super) struct PacedStream {
+    client: Process,
+    seconds: u32,
+}
+
+impl PacedStream {
+    /// Starts it and waits until it flows.
+    pub(super) fn start(lab: &Lab, seconds: u32, rate: &str) -> Result<PacedStream> {
+        let load = ["--congestion", CONGESTION_CONTROL, "--bitrate", rate];
+        let client = with_client(seconds, &load, |client| lab.pod(Side::One).spawn(client))?;
+        std::thread::sleep(PACED_START);
+        Ok(PacedStream { client, seconds })
+    }
+
+    /// Waits for its end; what it carried, in Gbit/s.
+    pub(super) fn finish(mut self) -> Result<f64> {
+        self.client.wait(super::limit(self.seconds))?;
+        Ok(parse_tcp(&self.client.stdout()?).with_context(|| self.client.complaint())?.gbps)
+    }
 }
 
 /// UDP datagrams of `bytes` payload from pod 1 to pod 2, as many as the sender can make.
@@ -54,13 +100,17 @@ pub(super) fn udp(lab: &Lab, seconds: u32, bytes: u32) -> Result<UdpFigures> {
 }
 
 fn run(lab: &Lab, seconds: u32, load: &[&str]) -> Result<String> {
-    let (target, time) = (Side::Two.pod_address().to_string(), seconds.to_string());
-    let basic = ["iperf3", "--client", &target, "--json", "--time", &time];
-    let arguments = [&basic[..], load].concat();
-    let client = run_client(lab, seconds, &arguments)?;
+    let client = with_client(seconds, load, |client| run_client(lab, seconds, client))?;
     let text = client.stdout()?;
     ensure!(!text.trim().is_empty(), "iperf3 printed nothing: {}", client.complaint());
     Ok(text)
+}
+
+/// Hands the words of a client's command line to `start`.
+fn with_client<T>(seconds: u32, load: &[&str], start: impl FnOnce(&[&str]) -> T) -> T {
+    let (target, time) = (Side::Two.pod_address().to_string(), seconds.to_string());
+    let basic = ["iperf3", "--client", &target, "--json", "--time", &time];
+    start(&[&basic[..], load].concat())
 }
 
 #[derive(Deserialize)]
@@ -86,6 +136,8 @@ fn parse_tcp(text: &str) -> Result<TcpFigures> {
     }
     #[derive(Deserialize)]
     struct Sent {
+        /// Absent where the sender cannot tell.
+        #[serde(default)]
         retransmits: u64,
     }
     #[derive(Deserialize)]

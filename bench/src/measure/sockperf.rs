@@ -14,6 +14,8 @@ pub struct RoundTrip {
     pub p50_us: f64,
     /// The 99th percentile.
     pub p99_us: f64,
+    /// The 99.9th percentile.
+    pub p999_us: f64,
 }
 
 /// Any free port will do: the pod is ours.
@@ -42,7 +44,11 @@ fn parse(text: &str) -> Option<RoundTrip> {
         let (_, rest) = text.split_once(&format!("percentile {name} ="))?;
         rest.split_whitespace().next()?.parse().ok()
     };
-    Some(RoundTrip { p50_us: percentile("50.000")?, p99_us: percentile("99.000")? })
+    Some(RoundTrip {
+        p50_us: percentile("50.000")?,
+        p99_us: percentile("99.000")?,
+        p999_us: percentile("99.900")?,
+    })
 }
 
 #[cfg(test)]
@@ -54,7 +60,8 @@ mod tests {
         let text = "sockperf: ---> percentile 99.900 =   44.231\n\
                     sockperf: ---> percentile 99.000 =   27.162\n\
                     sockperf: ---> percentile 50.000 =   11.011\n";
-        assert_eq!(parse(text), Some(RoundTrip { p50_us: 11.011, p99_us: 27.162 }));
+        let expected = RoundTrip { p50_us: 11.011, p99_us: 27.162, p999_us: 44.231 };
+        assert_eq!(parse(text), Some(expected));
         assert_eq!(parse("sockperf: ERROR: Can't connect"), None);
     }
 }

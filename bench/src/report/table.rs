@@ -13,9 +13,16 @@ impl Display for Report {
         writeln!(out, "{}", self.machine)?;
         writeln!(
             out,
-            "`{}`: medians of {} interleaved rounds of {} s, {}",
-            self.command, self.rounds, self.seconds, self.congestion_control
+            "`{}`: medians of {} interleaved rounds of {} s, {}, {} pods",
+            self.command,
+            self.rounds,
+            self.seconds,
+            self.congestion_control,
+            self.topology.name()
         )?;
+        if let Some(method) = &self.cpu_limit {
+            writeln!(out, "one core for each daemon: {method}")?;
+        }
         self.underlays.iter().try_for_each(|underlay| write!(out, "\n{underlay}"))
     }
 }
