@@ -19,7 +19,9 @@ use weft_sys::{
 use crate::{
     framer::Framer,
     inbound::{self, Inbound},
+    memory::TUN_FRAMES,
     outbound::Outbound,
+    precedence::Precedence,
     progress::Phase,
     shared::Shared,
     spin::Spin,
@@ -96,6 +98,9 @@ pub(crate) struct Core<F> {
     tun: Source,
     sockets: Vec<Source>,
     spin: Spin,
+    precedence: Precedence,
+    /// Whether the last turn filled all frames of the device.
+    flooded: bool,
     woken: bool,
     stopping: bool,
     /// Why the engine cannot go on.
@@ -118,6 +123,8 @@ impl<F: Framer> Core<F> {
             tun: Source::default(),
             sockets,
             spin: Spin::default(),
+            precedence: Precedence::take(),
+            flooded: false,
             woken: false,
             stopping: false,
             fault: None,
@@ -286,7 +293,9 @@ impl<F: Framer, I: Io> Engine<F, I> {
         }
 
         core.shared.progress.enter(Phase::Outbound);
-        core.outbound.run(&mut core.shared);
+        let handled = core.outbound.run(&mut core.shared);
+        core.flooded = handled >= usize::from(TUN_FRAMES);
+        core.precedence.turn(core.flooded, core.shared.now_ms);
         core.shared.progress.enter(Phase::Inbound);
         core.inbound.run(&mut core.shared);
 
@@ -296,6 +305,7 @@ impl<F: Framer, I: Io> Engine<F, I> {
         Ok(())
     }
 
+    /// In a flood, whoever shall receive what this turn has sent may run before the next turn.
     /// Sleeps if there is nothing to do even after a few more looks. Sends and writes are over
     /// before anybody sleeps, so that the counters of a worker at rest are exact.
     fn enter(&mut self) -> std::io::Result<()> {
@@ -304,7 +314,12 @@ impl<F: Framer, I: Io> Engine<F, I> {
         core.shared.progress.enter(Phase::Submission);
         syscalls.add(1);
         if core.has_work() || io.is_busy() {
-            return io.enter(false);
+            io.enter(false)?;
+            if std::mem::take(&mut core.flooded) {
+                syscalls.add(1);
+                std::thread::yield_now();
+            }
+            return Ok(());
         }
         let idle_since = loop {
             let now = Instant::now();

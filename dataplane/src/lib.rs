@@ -16,6 +16,7 @@ mod inbound;
 mod memory;
 mod outbound;
 mod peers;
+mod precedence;
 pub mod progress;
 mod shared;
 mod spin;

@@ -111,12 +111,14 @@ impl<F: Framer> Outbound<F> {
     }
 
     /// Handles what is waiting, as far as trains go. What left is in `departures`.
-    pub(crate) fn run(&mut self, shared: &mut Shared) {
+    /// Returns how many frames were handled.
+    pub(crate) fn run(&mut self, shared: &mut Shared) -> usize {
         self.refused = None;
         // What is still in the kernel may come back, and nothing may pass it.
         if self.is_blocked() || self.trains.are_away() {
-            return;
+            return 0;
         }
+        let mut handled = 0;
         if self.send_again(shared) == Step::Done && self.finish(shared) == Step::Done {
             let waiting = self.waiting.len();
             while let Some(frame) = self.waiting.pop_front() {
@@ -124,12 +126,13 @@ impl<F: Framer> Outbound<F> {
                     break;
                 }
             }
-            let handled = waiting - self.waiting.len();
+            handled = waiting - self.waiting.len();
             if handled > 0 {
                 shared.counters.outbound.batches.record(handled as u64);
             }
         }
         self.trains.close_all(&mut shared.peers);
+        handled
     }
 
     /// Hands the trains of this turn to `depart`, those of one peer behind each other.

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod poll;
 pub mod region;
 pub mod ring;
+pub mod scheduling;
 pub mod tun;
 pub mod udp;
 pub mod wake;
