@@ -23,3 +23,4 @@ mod mtu;
 mod netem;
 mod peer;
 mod restart;
+mod workers;
