@@ -189,6 +189,16 @@ impl Host {
         fs::write(self.subnet_file(), text).unwrap();
     }
 
+    /// The device to the other hosts.
+    pub(crate) fn underlay(&self) -> String {
+        format!("u{}", self.number)
+    }
+
+    /// The address of its pod.
+    pub(crate) fn pod(&self) -> std::net::IpAddr {
+        [10, 244, self.number, 1].into()
+    }
+
     pub(crate) fn subnet_file(&self) -> PathBuf {
         self.files.path().join("subnet.env")
     }

@@ -5,12 +5,18 @@
 
 #[path = "../shared/accounting.rs"]
 mod accounting;
+mod docker;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the directory")]
 mod host;
+mod ipv6;
+mod many;
+mod outages;
+mod rolling;
 #[path = "../../ctrl/tests/etcd/server.rs"]
 #[expect(dead_code, reason = "shared with the tests of the sources")]
 mod server;
+mod stream;
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -28,8 +34,9 @@ struct World {
     left: Host,
     right: Host,
     etcd: Vec<EtcdServer>,
+    leases: Leases,
     // Dropped last.
-    _switch: Switch,
+    switch: Switch,
 }
 
 impl World {
@@ -48,7 +55,7 @@ impl World {
         let leases = Leases::behind(&[&format!("--etcd-endpoints={}", urls.join(","))]);
         let left = Host::at(&switch, &leases, 1);
         let right = Host::at(&switch, &leases, 2);
-        Some(Self { left, right, etcd, _switch: switch })
+        Some(Self { left, right, etcd, leases, switch })
     }
 
     fn with_config() -> Option<Self> {
@@ -88,12 +95,29 @@ fn problems(daemon: &Daemon<'_>) -> String {
     daemon.ask("status")["problems"].to_string()
 }
 
+/// Whether the daemon follows the store, as it shows it.
+fn follows(daemon: &Daemon<'_>) -> bool {
+    daemon.ask("status")["datastore"]["connected"] == true
+}
+
+/// Subnet and generation of every peer. A peer that was lost and came back has another generation.
+fn peers(daemon: &Daemon<'_>) -> Vec<(String, u64)> {
+    let peers = daemon.ask("peers");
+    let one = |peer: &serde_json::Value| {
+        let subnet = peer["subnet"].as_str().or(peer["ipv6_subnet"].as_str()).unwrap().to_owned();
+        (subnet, peer["generation"].as_u64().unwrap())
+    };
+    let mut peers: Vec<_> = peers["peers"].as_array().unwrap().iter().map(one).collect();
+    peers.sort();
+    peers
+}
+
 /// Cuts a host off from the store and from nothing else; packets vanish.
 fn cut_off(host: &Host) {
     host.run(&["nft", "add", "table", "ip", "cut"]);
     let chain = "{ type filter hook output priority 0; }";
     host.run(&["nft", "add", "chain", "ip", "cut", "out", chain]);
-    host.run(&["nft", "add", "rule", "ip", "cut", "out", "tcp", "dport", "2379", "drop"]);
+    host.run(&["nft", "add", "rule", "ip", "cut", "out", "tcp", "dport", "2379-2579", "drop"]);
 }
 
 fn rejoin(host: &Host) {

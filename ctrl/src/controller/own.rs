@@ -120,6 +120,13 @@ impl OwnLease {
         &self.name
     }
 
+    /// The store is back: what has failed is worth another try at once.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if let Some(failure) = &mut self.failure {
+            failure.retry_at = failure.retry_at.min(now);
+        }
+    }
+
     /// It is to say something else from now on; the subnet stays.
     pub(super) fn say(&mut self, attributes: Attributes) {
         let value = attributes.to_json();

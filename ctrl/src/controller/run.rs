@@ -421,7 +421,11 @@ impl<S: TableSink> Node<S> {
         debug!(epoch, peers = view.accepted.len(), rejected = view.rejected.len(), "leases sorted");
     }
 
-    fn show_health(&self, health: &Health) {
+    fn show_health(&mut self, health: &Health) {
+        if health.problem.is_none() && self.status.has(Concern::LeaseSource) {
+            self.own.hurry(Instant::now().into_std());
+            self.keep_lease(Changed::Now);
+        }
         self.status.change(|status| {
             status.set_health(health);
             match &health.problem {
