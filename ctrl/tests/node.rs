@@ -109,7 +109,10 @@ impl World {
 
     /// Runs a node that was started until `script` is over.
     async fn run(&self, script: impl AsyncFnOnce(&str, &Tables)) {
-        let acquired = self.acquired().await;
+        self.run_acquired(self.acquired().await, script).await;
+    }
+
+    async fn run_acquired(&self, acquired: Acquired, script: impl AsyncFnOnce(&str, &Tables)) {
         let lease = acquired.lease().record.name.clone();
         let running = acquired.configure(DEVICE_NAME, index_of(DEVICE_NAME)).await.unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -196,6 +199,27 @@ fn a_node_waits_for_its_config_and_then_starts_in_flannels_order() {
         assert_eq!(read(&world.path("run/subnet.env")), subnet_file(&lease));
         assert!(world.path("subnets").join(&lease).exists(), "the lease outlives a stop");
         assert_eq!(world.acquired().await.lease().record.name, lease);
+    });
+}
+
+/// They are said from the start, and also once the lease is written again.
+#[test]
+fn several_source_ports_are_told_in_the_lease() {
+    in_new_namespace("ports", || async {
+        let config = CONFIG.replace(r#""udp"}"#, r#""udp","SourcePorts":4}"#);
+        let world = World::with_config(&config);
+        let mut begun = world.begin().await.unwrap();
+        assert_eq!(begun.config().backend.source_ports, 4);
+        begun.set_source_ports(3);
+        let acquired = begun.acquire().await.unwrap();
+        let script = async |lease: &str, _: &Tables| {
+            let says = |part: &str| read(&world.path("subnets").join(lease)).contains(part);
+            assert!(says(r#""port":8285,"ports":3,"mtu""#));
+            let moved = config.replace("4}", r#"4,"Port":9000}"#);
+            fs::write(world.path("config"), moved).unwrap();
+            until("the new port is told", || says(r#""port":9000,"ports":3,"mtu""#)).await;
+        };
+        world.run_acquired(acquired, script).await;
     });
 }
 

@@ -133,6 +133,8 @@ mod tests {
         }
         let mtu = note(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","MTU":1400}}"#);
         assert!(mtu.contains("Restart weft") && mtu.contains("MTU"), "{mtu}");
+        let ports = note(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","SourcePorts":2}}"#);
+        assert!(ports.contains("Restart weft") && ports.contains("SourcePorts"), "{ports}");
     }
 
     #[test]
