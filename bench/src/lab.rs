@@ -72,6 +72,9 @@ pub enum Topology {
     /// Behind a bridge `cni0` that carries the gateway address, with connection tracking and
     /// masquerading of what leaves the network, as container runtimes set it up.
     Bridge,
+    /// For the bare path. There are no pods: what runs in a pod otherwise runs on its host, which has the pod's address.
+    #[value(skip)]
+    NoPods,
 }
 
 impl Topology {
@@ -80,6 +83,7 @@ impl Topology {
         match self {
             Topology::Direct => "direct",
             Topology::Bridge => "bridge",
+            Topology::NoPods => "no-pods",
         }
     }
 }
@@ -156,7 +160,10 @@ impl Lab {
 
     /// The namespace of a pod.
     pub fn pod(&self, side: Side) -> &Namespace {
-        &self.pods[side.index()]
+        match self.options.topology {
+            Topology::Direct | Topology::Bridge => &self.pods[side.index()],
+            Topology::NoPods => self.host(side),
+        }
     }
 
     /// The namespace of a host.
@@ -288,6 +295,10 @@ impl Lab {
     }
 
     fn connect_pod(&self, side: Side) -> Result<()> {
+        if self.options.topology == Topology::NoPods {
+            let address = format!("{}/32", side.pod_address());
+            return self.add_address(self.host(side), side.underlay_device(), &address);
+        }
         let (host, pod, link) = (self.host(side), self.pod(side), side.pod_link());
         let mtu = self.options.pod_mtu.to_string();
         let peer = ["type", "veth", "peer", "name", "eth0", "mtu", &mtu, "netns", pod.name()];
@@ -320,6 +331,7 @@ impl Lab {
         match self.options.topology {
             Topology::Direct => side.pod_link(),
             Topology::Bridge => "cni0",
+            Topology::NoPods => side.underlay_device(),
         }
     }
 
@@ -340,7 +352,7 @@ impl Lab {
         }
         let rp_filter = self.options.rp_filter.to_string();
         // The larger of `all` and the device's own value counts, so both are written everywhere.
-        let devices = ["all", "default", side.underlay_device(), side.pod_link()];
+        let devices = ["all", "default", side.underlay_device()];
         for device in devices.into_iter().chain([self.gateway_device(side)]) {
             host.sysctl(&format!("net/ipv4/conf/{device}/rp_filter"), &rp_filter)?;
         }

@@ -3,8 +3,8 @@
 //!
 //! * [`lab`] makes the namespaces, runs programs in them and removes everything again. Integration
 //!   tests use it too.
-//! * [`path`] sets up one way of carrying the packets: routing, kernel VXLAN, weft, or the
-//!   one-packet-a-call comparator in [`per_packet`].
+//! * [`path`] sets up one way of carrying the packets: routing, kernel VXLAN, weft, WireGuard, or one of
+//!   the comparators in [`per_packet`] and [`per_await`].
 //! * [`measure`] takes figures from a running path, [`report`] turns them into medians, ratios and
 //!   bars, and [`run`] ties the rounds together.
 //! * [`load`] sends numbered datagrams and counts what arrives of them.
@@ -22,6 +22,7 @@ pub mod lab;
 pub mod load;
 pub mod measure;
 pub mod path;
+pub mod per_await;
 pub mod per_packet;
 pub mod publish;
 pub mod report;

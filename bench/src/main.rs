@@ -6,7 +6,8 @@ use clap::{Parser, Subcommand};
 use weft_bench::compare::{self, CompareArguments};
 use weft_bench::flood::{self, FloodArguments};
 use weft_bench::load::{self, LoadArguments};
-use weft_bench::per_packet::{self, PerPacketOptions};
+use weft_bench::per_await;
+use weft_bench::per_packet::{self, ForwarderOptions, PerPacketOptions};
 use weft_bench::restart::{self, RestartArguments};
 use weft_bench::run::{self, LabArguments, ReportArguments};
 use weft_bench::soak::{self, SoakArguments};
@@ -37,6 +38,8 @@ enum Command {
     Load(LoadArguments),
     /// Forward one packet a system call, as flannel's UDP mode does
     PerPacket(PerPacketOptions),
+    /// Forward one packet an await, on tokio-uring
+    PerAwait(ForwarderOptions),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Load(arguments) => load::run(&arguments).map(|()| true),
         Command::PerPacket(options) => per_packet::run(options).map(|()| true),
+        Command::PerAwait(options) => per_await::run(options).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

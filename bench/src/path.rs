@@ -1,7 +1,9 @@
 //! Ways to carry packets between the two hosts of a lab, set up and taken down again.
 
+mod program;
 mod vxlan;
 mod weft;
+mod wireguard;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,17 +12,26 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use wireguard::{Flavour, Tunnel};
+
 pub use weft::{EngineChoice, Weft, WeftNode, Work, weft_binary};
 
-use crate::lab::{Lab, LabOptions, Memory, NETWORK, Process, Side, left_behind};
+use crate::lab::{
+    Lab, LabOptions, Memory, NETWORK, Process, Side, Topology, left_behind, wait_until,
+};
 
 /// How long a path may take until the first packet crosses it.
 const START_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long the kernel may take to put away what a program had.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// One way to carry packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathKind {
+    /// Host to host, without pods and without an overlay: the base line.
+    Bare,
     /// Plain routes through the other host: what the kernel can do at best.
     HostGw,
     /// Kernel VXLAN, set up as flanneld does it.
@@ -29,8 +40,20 @@ pub enum PathKind {
     Weft,
     /// The same with the `epoll` engine.
     WeftEpoll,
+    /// Two weft daemons with two workers each.
+    #[value(name = "weft-2")]
+    #[serde(rename = "weft-2")]
+    Weft2,
     /// The comparator that stands for flannel's UDP mode.
     PerPacket,
+    /// A forwarder that waits for one packet at a time, on tokio-uring.
+    TokioUring,
+    /// The kernel's own WireGuard.
+    Wireguard,
+    /// WireGuard's program in Go.
+    WireguardGo,
+    /// Cloudflare's WireGuard program in Rust.
+    BoringtunCli,
 }
 
 impl PathKind {
@@ -41,22 +64,38 @@ impl PathKind {
     /// The name used on the command line and in reports.
     pub fn name(self) -> &'static str {
         match self {
+            PathKind::Bare => "bare",
             PathKind::HostGw => "host-gw",
             PathKind::Vxlan => "vxlan",
             PathKind::Weft => "weft",
             PathKind::WeftEpoll => "weft-epoll",
+            PathKind::Weft2 => "weft-2",
             PathKind::PerPacket => "per-packet",
+            PathKind::TokioUring => "tokio-uring",
+            PathKind::Wireguard => "wireguard",
+            PathKind::WireguardGo => "wireguard-go",
+            PathKind::BoringtunCli => "boringtun-cli",
         }
     }
 
-    /// The MTU that the path leaves of the underlay's, for IPv4 outside.
+    /// The MTU that the path leaves of the underlay's, for IPv4 outside. WireGuard's is the usual
+    /// one, which leaves room for IPv6 outside.
     pub fn mtu(self, underlay_mtu: u32) -> u32 {
         underlay_mtu
             - match self {
-                PathKind::HostGw => 0,
+                PathKind::Bare | PathKind::HostGw => 0,
                 PathKind::Vxlan => 50,
-                PathKind::Weft | PathKind::WeftEpoll | PathKind::PerPacket => 28,
+                PathKind::Weft | PathKind::WeftEpoll | PathKind::Weft2 => 28,
+                PathKind::PerPacket | PathKind::TokioUring => 28,
+                PathKind::Wireguard | PathKind::WireguardGo | PathKind::BoringtunCli => 80,
             }
+    }
+
+    /// The lab that suits the path: pods with the right MTU, or none.
+    pub fn lab_options(self, options: &LabOptions) -> LabOptions {
+        let pod_mtu = self.mtu(options.underlay_mtu);
+        let topology = if self == PathKind::Bare { Topology::NoPods } else { options.topology };
+        LabOptions { pod_mtu, topology, ..options.clone() }
     }
 }
 
@@ -67,7 +106,7 @@ pub struct Programs {
     pub weft: PathBuf,
     /// Further flags of its daemons.
     pub weft_flags: Vec<String>,
-    /// The `weft-bench` binary, for its `per-packet` command.
+    /// The `weft-bench` binary, for its forwarders.
     pub bench: PathBuf,
 }
 
@@ -87,8 +126,7 @@ pub fn in_fresh_lab<T>(
     programs: &Programs,
     measure: impl FnOnce(&Lab, &mut RunningPath) -> Result<T>,
 ) -> Result<T> {
-    let pod_mtu = kind.mtu(options.underlay_mtu);
-    let lab = Lab::new(LabOptions { pod_mtu, ..options.clone() })?;
+    let lab = Lab::new(kind.lab_options(options))?;
     let mut path = RunningPath::start(&lab, kind, programs)?;
     let measured = measure(&lab, &mut path)?;
     path.check_running()?;
@@ -104,34 +142,54 @@ pub struct RunningPath {
     kind: PathKind,
     forwarders: Vec<Process>,
     nodes: Vec<WeftNode>,
+    tunnels: Vec<Tunnel>,
 }
 
 impl RunningPath {
     /// Sets the path up between the lab's hosts and waits until packets cross it.
     pub fn start(lab: &Lab, kind: PathKind, programs: &Programs) -> Result<RunningPath> {
-        let mut path = RunningPath { kind, forwarders: Vec::new(), nodes: Vec::new() };
+        let (forwarders, nodes, tunnels) = (Vec::new(), Vec::new(), Vec::new());
+        let mut path = RunningPath { kind, forwarders, nodes, tunnels };
         match kind {
-            PathKind::HostGw => route_through_hosts(lab)?,
+            PathKind::Bare | PathKind::HostGw => route_through_hosts(lab)?,
             PathKind::Vxlan => vxlan::set_up(lab)?,
-            PathKind::PerPacket => {
-                for side in Side::BOTH {
-                    path.forwarders.push(start_forwarder(lab, side, programs)?);
-                }
-            }
-            PathKind::Weft => path.start_weft(lab, programs, EngineChoice::Auto)?,
-            PathKind::WeftEpoll => path.start_weft(lab, programs, EngineChoice::Epoll)?,
+            PathKind::PerPacket => path.start_forwarders(lab, programs, "per-packet")?,
+            PathKind::TokioUring => path.start_forwarders(lab, programs, "per-await")?,
+            PathKind::Weft => path.start_weft(lab, programs, &[])?,
+            PathKind::WeftEpoll => path.start_weft(lab, programs, &["--engine", "epoll"])?,
+            PathKind::Weft2 => path.start_weft(lab, programs, &["--workers", "2"])?,
+            PathKind::Wireguard => path.start_wireguard(lab, programs, Flavour::Kernel)?,
+            PathKind::WireguardGo => path.start_wireguard(lab, programs, Flavour::Go)?,
+            PathKind::BoringtunCli => path.start_wireguard(lab, programs, Flavour::Boringtun)?,
         }
         path.wait_for_traffic(lab)?;
         Ok(path)
     }
 
-    fn start_weft(&mut self, lab: &Lab, programs: &Programs, engine: EngineChoice) -> Result<()> {
+    fn start_weft(&mut self, lab: &Lab, programs: &Programs, flags: &[&str]) -> Result<()> {
         let mut weft = Weft::new(&programs.weft);
-        weft.flags = [engine.flags(), programs.weft_flags.clone()].concat();
+        let flags = flags.iter().map(|&flag| flag.to_owned());
+        weft.flags = flags.chain(programs.weft_flags.iter().cloned()).collect();
         for side in Side::BOTH {
             self.nodes.push(weft.start(lab, side)?);
         }
         Ok(())
+    }
+
+    fn start_forwarders(&mut self, lab: &Lab, programs: &Programs, command: &str) -> Result<()> {
+        for side in Side::BOTH {
+            self.forwarders.push(start_forwarder(lab, side, programs, command)?);
+        }
+        Ok(())
+    }
+
+    fn start_wireguard(&mut self, lab: &Lab, programs: &Programs, flavour: Flavour) -> Result<()> {
+        for side in Side::BOTH {
+            let (tunnel, process) = Tunnel::make(lab, side, flavour, programs)?;
+            self.tunnels.push(tunnel);
+            self.forwarders.extend(process);
+        }
+        wireguard::connect(lab, &self.tunnels)
     }
 
     /// What the workers of both daemons have done so far; `None` if the path has no daemons, or
@@ -178,9 +236,12 @@ impl RunningPath {
             process.stop()?;
         }
         match self.kind {
-            PathKind::HostGw => remove_routes(lab)?,
+            PathKind::Bare | PathKind::HostGw => remove_routes(lab)?,
             PathKind::Vxlan => vxlan::remove(lab)?,
-            PathKind::Weft | PathKind::WeftEpoll | PathKind::PerPacket => {}
+            PathKind::Wireguard => wireguard::remove(lab, &self.tunnels)?,
+            PathKind::TokioUring => wait_for_device_to_go(lab)?,
+            // The device of a program goes with it.
+            _ => {}
         }
         Side::BOTH.into_iter().try_for_each(|side| check_clean(lab, side))
     }
@@ -202,8 +263,13 @@ impl RunningPath {
 fn route_through_hosts(lab: &Lab) -> Result<()> {
     for side in Side::BOTH {
         let (gateway, device) = (side.other().underlay_address(), side.underlay_device());
-        let subnet = side.other().subnet();
-        let arguments = ["route", "add", &subnet, "via", &gateway.to_string(), "dev", device];
+        let (subnet, gateway) = (side.other().subnet(), gateway.to_string());
+        let (own, mut arguments) = (side.pod_address().to_string(), vec!["route", "add", &subnet]);
+        arguments.extend(["via", &gateway, "dev", device]);
+        if lab.options().topology == Topology::NoPods {
+            // Else a server would answer from the host's other address.
+            arguments.extend(["src", &own]);
+        }
         lab.host(side).ip(&arguments)?;
     }
     Ok(())
@@ -215,14 +281,23 @@ fn remove_routes(lab: &Lab) -> Result<()> {
     })
 }
 
-fn start_forwarder(lab: &Lab, side: Side, programs: &Programs) -> Result<Process> {
+/// The kernel ends what a killed program had in its ring a moment after the program is gone, and
+/// until then the device stays.
+fn wait_for_device_to_go(lab: &Lab) -> Result<()> {
+    Side::BOTH.into_iter().try_for_each(|side| {
+        let is_gone = || Ok((!lab.host(side).has_device("flannel0")?).then_some(()));
+        wait_until("the end of flannel0", STOP_LIMIT, is_gone)
+    })
+}
+
+fn start_forwarder(lab: &Lab, side: Side, programs: &Programs, command: &str) -> Result<Process> {
     let bench = programs.bench.to_str().context("The path of weft-bench is not UTF-8")?;
     let local = side.underlay_address().to_string();
     let peer = format!("{}={}", side.other().subnet(), side.other().underlay_address());
     let (own, mtu) = (side.subnet(), lab.options().underlay_mtu.to_string());
     #[rustfmt::skip]
     let arguments = [
-        bench, "per-packet", "--local", &local, "--own", &own, "--peer", &peer,
+        bench, command, "--local", &local, "--own", &own, "--peer", &peer,
         "--underlay-mtu", &mtu,
     ];
     let mut process = lab.host(side).spawn(&arguments)?;

@@ -31,7 +31,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 /// Bytes of the IPv4 and the UDP header around each inner packet.
 const OVERHEAD: u16 = 28;
 /// Bytes of an IPv4 header without options; anything shorter is ignored.
-const HEADER_MIN: usize = 20;
+pub(crate) const HEADER_MIN: usize = 20;
 /// Bytes of an ICMP unreachable message about a packet with the longest header it is sent for.
 const UNREACHABLE_MAX: usize = 20 + 8 + 60 + 8;
 /// TTL of the ICMP messages, as flanneld has it.
@@ -39,9 +39,9 @@ const UNREACHABLE_TTL: u8 = 8;
 /// IP protocol number of ICMP (RFC 792).
 const ICMP: u8 = 1;
 
-/// What the forwarder needs to know.
+/// What a forwarder needs to know.
 #[derive(Args, Clone, Debug)]
-pub struct PerPacketOptions {
+pub struct ForwarderOptions {
     /// Name of the TUN device to make
     #[arg(long, default_value = "flannel0")]
     pub tun: String,
@@ -63,9 +63,16 @@ pub struct PerPacketOptions {
     /// MTU of the underlay in bytes; the device gets 28 less
     #[arg(long, default_value_t = 1500)]
     pub underlay_mtu: u16,
+}
+
+/// What this forwarder needs to know.
+#[derive(Args, Clone, Debug)]
+pub struct PerPacketOptions {
+    #[command(flatten)]
+    forwarder: ForwarderOptions,
     /// The loop alone, without the runtime around it that is woken for each datagram
     #[arg(long)]
-    pub bare: bool,
+    bare: bool,
 }
 
 /// One entry of the route table.
@@ -86,28 +93,47 @@ impl FromStr for PeerRoute {
     }
 }
 
+impl ForwarderOptions {
+    /// The MTU of the device: what the headers leave.
+    pub(crate) fn mtu(&self) -> Result<u16> {
+        let left = self.underlay_mtu.checked_sub(OVERHEAD).filter(|mtu| *mtu > 0);
+        left.context("The underlay's MTU is smaller than the headers")
+    }
+
+    /// Makes the device and the route, and binds the socket. Both block.
+    pub(crate) fn open(&self) -> Result<(SyncDevice, UdpSocket)> {
+        let mtu = self.mtu()?.to_string();
+        let tun = DeviceBuilder::new().name(&self.tun).inherit_enable_state().build_sync();
+        let tun = tun.with_context(|| format!("Cannot make the TUN device {}", self.tun))?;
+        ip(&["address", "add", &format!("{}/32", self.own.network()), "dev", &self.tun])?;
+        ip(&["link", "set", &self.tun, "mtu", &mtu, "up"])?;
+        ip(&["route", "add", &self.network.to_string(), "dev", &self.tun])?;
+        let address = SocketAddrV4::new(self.local, self.port);
+        let socket = UdpSocket::bind(address).with_context(|| format!("Cannot bind {address}"))?;
+        Ok((tun, socket))
+    }
+}
+
+/// Says that packets can come.
+pub(crate) fn print_ready() -> Result<()> {
+    println!("ready");
+    io::stdout().flush().context("Cannot print")
+}
+
 /// Makes the device and the route, prints `ready`, and forwards until the process is ended.
 pub fn run(options: PerPacketOptions) -> Result<()> {
-    ensure!(options.underlay_mtu > OVERHEAD, "The underlay's MTU is smaller than the headers");
-    let mtu = options.underlay_mtu - OVERHEAD;
-    let tun = DeviceBuilder::new().name(&options.tun).inherit_enable_state().build_sync();
-    let tun = tun.with_context(|| format!("Cannot make the TUN device {}", options.tun))?;
+    let PerPacketOptions { forwarder: options, bare } = options;
+    let (tun, socket) = options.open()?;
     tun.set_nonblocking(true).context("Cannot make the TUN device non-blocking")?;
-    let own = options.own.network();
-    ip(&["address", "add", &format!("{own}/32"), "dev", &options.tun])?;
-    ip(&["link", "set", &options.tun, "mtu", &mtu.to_string(), "up"])?;
-    ip(&["route", "add", &options.network.to_string(), "dev", &options.tun])?;
-    let address = SocketAddrV4::new(options.local, options.port);
-    let socket = UdpSocket::bind(address).with_context(|| format!("Cannot bind {address}"))?;
-    if !options.bare {
+    if !bare {
         let poll = watch_as_a_runtime(&socket)?;
         thread::spawn(move || poll_as_a_runtime(poll));
     }
+    let (own, port) = (options.own.network(), options.port);
+    let buffer = vec![0; usize::from(options.mtu()?)];
     let routes = Routes(options.peers);
-    let buffer = vec![0; usize::from(mtu)];
-    println!("ready");
-    io::stdout().flush().context("Cannot print")?;
-    Forwarder { tun, socket, routes, own, port: options.port, buffer }.forward()
+    print_ready()?;
+    Forwarder { tun, socket, routes, own, port, buffer }.forward()
 }
 
 /// An epoll set with the socket in it, as Go's network poller has.
@@ -199,11 +225,11 @@ fn write(tun: &SyncDevice, packet: &[u8]) {
 }
 
 /// The linear route table.
-struct Routes(Vec<PeerRoute>);
+pub(crate) struct Routes(pub(crate) Vec<PeerRoute>);
 
 impl Routes {
     /// The first entry that holds the address wins and moves to the front.
-    fn find(&mut self, destination: Ipv4Addr) -> Option<Ipv4Addr> {
+    pub(crate) fn find(&mut self, destination: Ipv4Addr) -> Option<Ipv4Addr> {
         let hit = self.0.iter().position(|route| route.subnet.contains(&destination))?;
         self.0.swap(0, hit);
         Some(self.0[0].address)
@@ -212,7 +238,7 @@ impl Routes {
 
 /// Lowers the TTL and patches the header checksum (RFC 1624). False when the packet has reached its
 /// end and is to be dropped.
-fn lower_ttl(packet: &mut [u8]) -> bool {
+pub(crate) fn lower_ttl(packet: &mut [u8]) -> bool {
     packet[8] = packet[8].wrapping_sub(1);
     // The TTL is the high byte of its word, so the checksum grows by 0x0100, with end-around carry.
     let checksum = u16::from_be_bytes([packet[10], packet[11]]);

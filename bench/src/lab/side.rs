@@ -31,7 +31,7 @@ impl Side {
         }
     }
 
-    pub(super) fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         usize::from(self.number() - 1)
     }
 

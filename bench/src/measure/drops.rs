@@ -26,7 +26,10 @@ impl Drops {
     pub(super) fn read(lab: &Lab, path: &RunningPath) -> Result<Drops> {
         let (mut devices, mut sockets) = (0, 0);
         for side in Side::BOTH {
-            for namespace in [lab.host(side), lab.pod(side)] {
+            let (host, pod) = (lab.host(side), lab.pod(side));
+            // Without pods the two are one.
+            let pod = Some(pod).filter(|pod| pod.name() != host.name());
+            for namespace in [host].into_iter().chain(pod) {
                 devices += device_drops(namespace)?;
                 let counters = Counters::read(namespace)?;
                 sockets += SOCKET_COUNTERS.iter().map(|name| counters.value(name)).sum::<u64>();
