@@ -14,11 +14,14 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::lab::{LabOptions, Underlay};
-use crate::measure::{CONGESTION_CONTROL, Figure, Load, Sample, Section};
+use crate::measure::{CONGESTION_CONTROL, MeasuredPath, Sample, Section, Step};
 use crate::path::{EngineChoice, PathKind, Programs, in_fresh_lab};
 use crate::publish::Output;
 use crate::report::Machine;
 use statistics::{Comparison, Verdict};
+
+/// The loads behind the figures that are always worth a look.
+const USUAL: [Step; 4] = [Step::Tcp1, Step::Tcp4, Step::Udp64, Step::RoundTrip];
 
 /// What to compare.
 #[derive(Args, Clone, Debug)]
@@ -50,8 +53,8 @@ pub struct CompareArguments {
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     engine: EngineChoice,
     /// The loads to run
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Load::ALL)]
-    figures: Vec<Load>,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = USUAL)]
+    figures: Vec<Step>,
     /// Write the full results as JSON to this file; - is the standard output
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -116,7 +119,7 @@ fn measure_in_turn(arguments: &CompareArguments, report: &mut CompareReport) -> 
         }
         for (name, build) in turns {
             let sample = measure_once(arguments, build)?;
-            eprintln!("compare: round {round} of {}: {name}: {}", arguments.rounds, line(&sample));
+            eprintln!("compare: round {round} of {}: {name}: {sample}", arguments.rounds);
             build.rounds.push(sample);
         }
     }
@@ -129,24 +132,13 @@ fn measure_once(arguments: &CompareArguments, build: &Build) -> Result<Sample> {
     let options = LabOptions { underlay: arguments.underlay, ..LabOptions::default() };
     in_fresh_lab(PathKind::Weft, &options, &programs, |lab, path| {
         let mut sample = Sample::default();
-        for load in &arguments.figures {
-            load.run(lab, path, arguments.secs, &mut sample)?;
-        }
-        if let Some(memory) = path.memory_mib()? {
-            sample.insert(Figure::MemoryMib, memory);
+        let on = MeasuredPath { lab, path, bench: &programs.bench, seconds: arguments.secs };
+        for step in arguments.figures.iter().copied().chain([Step::Memory]) {
+            let figures = on.take(step)?;
+            figures.iter().for_each(|(figure, value)| sample.insert(figure, value));
         }
         Ok(sample)
     })
-}
-
-/// The few figures that show on screen that something happens.
-fn line(sample: &Sample) -> String {
-    let shown = [Figure::Tcp1Gbps, Figure::Tcp4Gbps, Figure::Udp64Kpps, Figure::RttP50Us];
-    let values = shown.into_iter().filter_map(|figure| {
-        let value = figure.format(sample.get(figure)?);
-        Some(format!("{} {value} {}", figure.label(), figure.unit()))
-    });
-    values.collect::<Vec<_>>().join(", ")
 }
 
 impl Display for Build {

@@ -14,14 +14,11 @@ mod round;
 mod sockperf;
 mod step;
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 
 use crate::lab::{Lab, Process, Side, processor_busy};
-use crate::path::RunningPath;
 
 pub use figure::{Better, Figure, Sample, Section};
 use iperf::TcpLoad;
@@ -35,44 +32,6 @@ pub const CONGESTION_CONTROL: &str = "cubic";
 
 /// Packets of the ping, 20 ms apart.
 const PINGS: u32 = 25;
-
-/// One of the loads behind the figures that are always worth a look, from pod 1 to pod 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Load {
-    /// One TCP stream.
-    Tcp1,
-    /// Four TCP streams.
-    Tcp4,
-    /// 64-byte datagrams, more than get through.
-    Udp64,
-    /// Round trips of 64 bytes over TCP.
-    Rtt,
-}
-
-impl Load {
-    /// All, in the order of the report.
-    pub const ALL: [Load; 4] = [Load::Tcp1, Load::Tcp4, Load::Udp64, Load::Rtt];
-
-    /// Runs it for `seconds` and adds what it has shown.
-    pub fn run(
-        self,
-        lab: &Lab,
-        path: &RunningPath,
-        seconds: u32,
-        sample: &mut Sample,
-    ) -> Result<()> {
-        let step = match self {
-            Load::Tcp1 => Step::Tcp1,
-            Load::Tcp4 => Step::Tcp4,
-            Load::Udp64 => Step::Udp64,
-            Load::Rtt => Step::RoundTrip,
-        };
-        let bench = Path::new("weft-bench");
-        let figures = MeasuredPath { lab, path, bench, seconds }.take(step)?;
-        figures.iter().for_each(|(figure, value)| sample.insert(figure, value));
-        Ok(())
-    }
-}
 
 /// One TCP stream from pod 1 to pod 2 for `seconds`, in Gbit/s received.
 pub fn stream_gbps(lab: &Lab, seconds: u32) -> Result<f64> {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::{Lab, LabOptions, OneCoreEach, Side, Topology, Underlay, left_behind, wait_until};
-use crate::measure::{Figure, MeasuredPath, Round, Sample, Section, Step, steps};
+use crate::measure::{Figure, MeasuredPath, Round, Sample, Step, steps};
 use crate::path::{PathKind, Programs, RunningPath, in_fresh_lab};
 use crate::report::{Machine, PathReport, Report, UnderlayReport, versions, write_json};
 use crate::train::Train;
@@ -148,14 +148,8 @@ fn show(step: Step, figures: &Sample, round: &Round) {
         eprintln!("lab:   {name}: none: {reason}");
         return;
     }
-    let all = Section::ALL.iter().flat_map(|section| section.figures());
-    let shown = all.filter_map(|figure| {
-        let value = figure.format(figures.get(*figure)?);
-        Some(format!("{} {value} {}", figure.label(), figure.unit()))
-    });
-    let shown: Vec<String> = shown.collect();
-    if !shown.is_empty() {
-        eprintln!("lab:   {name}: {}", shown.join(", "));
+    if figures.iter().next().is_some() {
+        eprintln!("lab:   {name}: {figures}");
     }
 }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use weft_bench::lab::{
-    Counters, DeviceCounters, Lab, LabOptions, Process, Side, Signal, Topology, Underlay,
-    left_behind, wait_until,
+    Counters, DeviceCounters, Lab, LabOptions, OneCoreEach, Process, Side, Signal, Topology,
+    Underlay, left_behind, wait_until,
 };
-use weft_bench::measure::ping_loss;
+use weft_bench::measure::{
+    Congestion, Figure, Measure, MeasuredPath, Round, Step, ping_loss, steps,
+};
 use weft_bench::path::{PathKind, Programs, RunningPath};
 
 fn programs() -> Programs {
@@ -241,4 +243,57 @@ fn wait_for_unreachable(lab: &Lab, side: Side) -> Result<()> {
         let now = DeviceCounters::read(lab.host(side), "flannel0")?;
         Ok((now.rx.packets > before.rx.packets).then_some(()))
     })
+}
+
+/// What the kernel says about where a process may spend how much time.
+fn place(process: u32) -> Result<String> {
+    let groups = std::fs::read_to_string(format!("/proc/{process}/cgroup"))?;
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let allowed = status.lines().find(|line| line.starts_with("Cpus_allowed_list"));
+    Ok(format!("{groups}{allowed:?}"))
+}
+
+#[test]
+fn a_limit_holds_until_it_is_lifted() {
+    let lab = Lab::new(LabOptions::default()).unwrap();
+    let programs = [1, 2].map(|_| lab.host(Side::One).spawn(&["sleep", "60"]).unwrap());
+    let places = || programs.each_ref().map(|program| place(program.id()).unwrap());
+    let before = places();
+    let limit = OneCoreEach::apply(programs.iter().map(Process::id)).unwrap();
+    let limited = places();
+    assert!(before.iter().zip(&limited).all(|(before, limited)| before != limited));
+    drop(limit);
+    assert_eq!(places(), before, "limited by {}", OneCoreEach::method());
+    // One that ends while it is limited leaves nothing either.
+    let [mut program, other] = programs;
+    let limit = OneCoreEach::apply([program.id()]).unwrap();
+    program.stop().unwrap();
+    drop((limit, other));
+    lab.close().unwrap();
+    assert_eq!(left_behind(), Vec::<String>::new());
+}
+
+/// Every load that the lab has, for a second each, on the path that needs no other program.
+#[test]
+fn every_step_gives_figures_or_says_why_not() {
+    let lab = Lab::new(small(PathKind::HostGw)).unwrap();
+    let path = RunningPath::start(&lab, PathKind::HostGw, &programs()).unwrap();
+    let bench = programs().bench;
+    let on = MeasuredPath { lab: &lab, path: &path, bench: &bench, seconds: 1 };
+    let mut round = Round::default();
+    let all = steps(&[Measure::Udp, Measure::Flows, Measure::Rtt], &[Congestion::Cubic]);
+    for step in all.into_iter().chain([Step::Tcp1Reverse, Step::Tcp1Limited]) {
+        let figures = round.take(step, on);
+        let is_missing = round.missing.contains_key(&step.name());
+        assert_eq!(figures.iter().next().is_none(), is_missing, "{}", step.name());
+        assert!(figures.iter().all(|(_, value)| value >= 0.0), "{figures:?}");
+    }
+    let missing: Vec<&str> = round.missing.keys().map(String::as_str).collect();
+    // A busy machine may lose packets at any rate.
+    assert!(missing.iter().all(|name| name.contains("lossless") || *name == "tcp1-limited"));
+    assert!(round.missing["tcp1-limited"].contains("no daemon"));
+    assert!(round.sample.get(Figure::FlowsKpps).is_some_and(|kpps| kpps > 0.0));
+    path.stop(&lab).unwrap();
+    lab.close().unwrap();
+    assert_eq!(left_behind(), Vec::<String>::new());
 }

@@ -1,6 +1,7 @@
 //! The figures that exist, and a set of them.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 
 use serde::{Deserialize, Serialize};
 
@@ -265,6 +266,17 @@ impl Sample {
     }
 }
 
+impl Display for Sample {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        for (index, (figure, value)) in self.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            let (label, value, unit) = (figure.label(), figure.format(value), figure.unit());
+            write!(out, "{comma}{label} {value} {unit}")?;
+        }
+        Ok(())
+    }
+}
+
 impl FromIterator<(Figure, f64)> for Sample {
     fn from_iter<T: IntoIterator<Item = (Figure, f64)>>(pairs: T) -> Sample {
         let mut sample = Sample::default();
@@ -302,6 +314,8 @@ mod tests {
         let json = serde_json::to_string(&sample).unwrap();
         assert_eq!(json, r#"{"tcp1_gbps":10.9,"memory_mib":20.5}"#);
         assert_eq!(serde_json::from_str::<Sample>(&json).unwrap(), sample);
+        assert_eq!(sample.to_string(), "TCP 1 10.90 Gb/s, memory 20.5 MiB");
+        assert_eq!(Sample::default().to_string(), "");
     }
 
     #[test]

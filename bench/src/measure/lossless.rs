@@ -1,6 +1,6 @@
 //! The highest rate at which next to nothing is lost.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 /// The share that may be lost.
 pub(super) const LOSS_PERCENT_MAX: f64 = 0.1;
@@ -31,6 +31,7 @@ pub(super) fn search(
     delivered: f64,
     mut attempt: impl FnMut(u32) -> Result<Attempt>,
 ) -> Result<f64> {
+    ensure!(delivered.is_finite() && delivered > 0.0, "Too little arrived to begin with");
     let (mut low, mut high) = (0.0, delivered * UPPER);
     let mut best = None;
     for _ in 0..STEPS {

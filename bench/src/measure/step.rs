@@ -68,6 +68,7 @@ pub enum Step {
     Lossless64,
     LosslessImix,
     Flows,
+    #[value(alias = "rtt")]
     RoundTrip,
     RoundTripPaced,
     Memory,
