@@ -45,8 +45,9 @@ pub(super) enum Verdict {
     Worse,
     /// The difference is within the spread.
     WithinSpread,
-    /// There are not enough rounds to know the spread.
-    TooFewRounds,
+    /// There are not enough rounds to know the spread, or most of them are alike to the last digit, as
+    /// small counts are.
+    SpreadUnknown,
 }
 
 impl Verdict {
@@ -59,7 +60,7 @@ impl Verdict {
             Verdict::Better => "B is better",
             Verdict::Worse => "B is WORSE",
             Verdict::WithinSpread => "",
-            Verdict::TooFewRounds => "too few rounds",
+            Verdict::SpreadUnknown => "spread unknown",
         }
     }
 }
@@ -91,8 +92,8 @@ impl Comparison {
         let difference = b.median - a.median;
         let spread = DEVIATIONS * a.deviation.max(b.deviation);
         let is_better = (difference > 0.0) == (figure.better() == Better::Higher);
-        let verdict = if a_values.len().min(b_values.len()) < ROUNDS_MIN {
-            Verdict::TooFewRounds
+        let verdict = if a_values.len().min(b_values.len()) < ROUNDS_MIN || spread == 0.0 {
+            Verdict::SpreadUnknown
         } else if difference.abs() <= spread {
             Verdict::WithinSpread
         } else if is_better {
@@ -174,8 +175,10 @@ mod tests {
     fn two_rounds_say_nothing_and_none_are_no_comparison() {
         let two = rounds(Figure::Tcp1Gbps, &[10.0, 10.1]);
         let comparison = Comparison::new(Figure::Tcp1Gbps, &two, &two).unwrap();
-        assert_eq!(comparison.verdict, Verdict::TooFewRounds);
+        assert_eq!(comparison.verdict, Verdict::SpreadUnknown);
         assert!(Comparison::new(Figure::Tcp4Gbps, &two, &two).is_none());
+        let (counts, more) = ([1.0, 1.0, 2.0], [4.0, 4.0, 3.0]);
+        assert_eq!(verdict(Figure::Tcp1Retransmits, &counts, &more), Verdict::SpreadUnknown);
         let zero = rounds(Figure::Tcp1Retransmits, &[0.0; 3]);
         assert!(Comparison::new(Figure::Tcp1Retransmits, &zero, &zero).is_none());
     }
@@ -188,6 +191,6 @@ mod tests {
         assert_eq!((comparison.difference_percent, comparison.spread_percent), (50.0, 30.0));
         let line = comparison.to_string();
         assert!(line.starts_with("TCP 1 Gb/s ") && line.contains(" 50.0%"), "{line}");
-        assert!(line.contains("    9.00-11.00 ") && line.ends_with("too few rounds"), "{line}");
+        assert!(line.contains("    9.00-11.00 ") && line.ends_with("spread unknown"), "{line}");
     }
 }
