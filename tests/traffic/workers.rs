@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use weft_bench::lab::{LabOptions, NETWORK, Side};
+use weft_bench::lab::{LabOptions, NETWORK, Side, wait_until};
 
 use crate::cluster::{Cluster, config};
 use crate::ipv6;
@@ -199,6 +199,33 @@ fn fewer_workers_than_asked_for_are_explained() {
     assert!(reason.contains("Backend.SourcePorts to 2"), "{reason}");
     let log = cluster.stop_daemons().concat();
     assert_eq!(log.matches("fewer packet workers").count(), 1, "{log}");
+    cluster.finish();
+}
+
+/// Sockets are replaced while the daemons run, and what arrives at the new ones is divided as well.
+#[test]
+fn workers_go_over_to_another_port() {
+    let Some(mut cluster) = Cluster::bare(LabOptions::default()) else { return };
+    for side in Side::BOTH {
+        start(&mut cluster, side, &config_with(2), "auto", 2);
+    }
+    cluster.wait_for_traffic();
+    let directory = cluster.node(Side::One).lease_directory().to_owned();
+    let moved = config_with(2).replace(r#""udp""#, r#""udp","Port":8400"#);
+    std::fs::write(directory.join(".new"), moved).unwrap();
+    std::fs::rename(directory.join(".new"), directory.join("config")).unwrap();
+    for side in Side::BOTH {
+        let port = || cluster.ask(side, "status")["network"]["port"].take();
+        let gone_over = || Ok((port() == 8400).then_some(()));
+        wait_until("the new port", 2 * PATIENCE, gone_over).unwrap();
+    }
+    cluster.wait_for_traffic();
+    let before = counts(&cluster);
+    exchange(&cluster);
+    for (now, then) in counts(&cluster).iter().zip(before) {
+        let grown: Vec<u64> = now.iter().zip(then).map(|(now, then)| now - then).collect();
+        assert!(grown.iter().all(|grown| *grown > 1000), "{grown:?}");
+    }
     cluster.finish();
 }
 
