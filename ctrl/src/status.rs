@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::watch;
@@ -58,6 +58,8 @@ pub struct Status {
     pub device: Option<DeviceStatus>,
     /// Number of the last table published; 0 before the first.
     pub epoch: u64,
+    /// How long changes took to get into a table.
+    pub delays: TableDelays,
     /// Other nodes that packets are sent to.
     pub peers: Vec<PeerStatus>,
     /// Leases of other backends.
@@ -149,6 +151,31 @@ pub struct SourceStatus {
     pub events: u64,
     /// Failures of any kind.
     pub errors: u64,
+}
+
+/// A change takes longer than this only if something is wrong.
+const DELAY_MAX: Duration = Duration::from_millis(50);
+
+/// From the arrival of the oldest change to the table that has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TableDelays {
+    /// Tables with changes.
+    pub tables: u64,
+    /// Those that took above 50 milliseconds.
+    pub late: u64,
+    /// The sum.
+    pub total: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+impl TableDelays {
+    pub(crate) fn add(&mut self, delay: Duration) {
+        self.tables += 1;
+        self.late += u64::from(delay > DELAY_MAX);
+        self.total += delay;
+        self.longest = self.longest.max(delay);
+    }
 }
 
 /// A part of the node that has to be right for it to be ready.

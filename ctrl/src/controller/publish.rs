@@ -19,13 +19,15 @@ pub(super) struct Publisher<S> {
     sink: S,
     last: TableInput,
     last_at: Option<Instant>,
+    /// What making the last one took.
+    cost: Duration,
     due: bool,
 }
 
 impl<S: TableSink> Publisher<S> {
     /// `first` is what the workers have already.
     pub(super) fn new(sink: S, first: &Table) -> Self {
-        Self { sink, last: first.input().clone(), last_at: None, due: false }
+        Self { sink, last: first.input().clone(), last_at: None, cost: Duration::ZERO, due: false }
     }
 
     /// See [`TableSink::rebind`].
@@ -40,8 +42,15 @@ impl<S: TableSink> Publisher<S> {
 
     /// When to call [`Publisher::publish`]; `None` while nothing is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let earliest = self.last_at.map_or_else(Instant::now, |last| last + PERIOD);
+        let pause = PERIOD.max(self.cost);
+        let earliest = self.last_at.map_or_else(Instant::now, |last| last + pause);
         self.due.then_some(earliest)
+    }
+
+    /// Making the last table took so long. The next pause is at least as long, so that under a lasting
+    /// storm half of the thread's time is left for everything else.
+    pub(super) fn spend(&mut self, cost: Duration) {
+        self.cost = cost;
     }
 
     /// The epoch that a table built now gets.
@@ -109,5 +118,8 @@ mod tests {
         assert_eq!(publisher.deadline(), Some(Instant::now() + PERIOD));
         assert_eq!(publisher.publish(input(publisher.next_epoch(), false)), 3);
         assert_eq!(*seen.borrow(), [2, 3]);
+        publisher.spend(4 * PERIOD);
+        publisher.mark();
+        assert_eq!(publisher.deadline(), Some(Instant::now() + 4 * PERIOD));
     }
 }

@@ -135,6 +135,8 @@ struct Node<S> {
     subnet_file_written: bool,
     /// The source has told everything once.
     listed: bool,
+    /// When the first change was told that is in no table yet.
+    oldest_news: Option<Instant>,
     saver: Saver,
 }
 
@@ -178,6 +180,7 @@ impl<S: TableSink> Node<S> {
             subnet_file: (begun.options.subnet_file, contents),
             subnet_file_written: false,
             listed: false,
+            oldest_news: None,
             saver: Saver::new(begun.options.state_directory),
         }
     }
@@ -213,7 +216,9 @@ impl<S: TableSink> Node<S> {
                         return Ok(Ended::Stopped);
                     }
                 }
-                update = inputs.watch.next() => self.handle_update(update),
+                update = inputs.watch.next() => {
+                    self.handle_update(update, inputs.watch.told_at());
+                }
                 Ok(()) = health.changed() => self.show_health(&health.borrow_and_update()),
                 () = at(publish_at) => self.publish(),
                 () = at(look_at) => self.keep_lease(Changed::Now),
@@ -243,18 +248,17 @@ impl<S: TableSink> Node<S> {
         }
     }
 
-    fn handle_update(&mut self, update: Update) {
+    fn handle_update(&mut self, update: Update, told_at: Instant) {
         if let Update::Config(config) = update {
             self.handle_config(config.as_deref());
             return;
         }
         let is_snapshot = matches!(update, Update::Snapshot(_));
         let changed = self.book.handle(update, Instant::now().into_std());
-        if is_snapshot && !std::mem::replace(&mut self.listed, true) {
+        let is_first = is_snapshot && !std::mem::replace(&mut self.listed, true);
+        if is_first || changed {
             self.publisher.mark();
-        }
-        if changed {
-            self.publisher.mark();
+            self.oldest_news.get_or_insert(told_at);
         }
         self.keep_lease(Changed::Later);
     }
@@ -403,11 +407,16 @@ impl<S: TableSink> Node<S> {
     }
 
     fn publish(&mut self) {
+        let began = Instant::now();
         let view = self.viewer.view(&self.book, &mut self.slots);
         let epoch =
             self.publisher.publish(self.viewer.table_input(&view, self.publisher.next_epoch()));
         let listed = self.listed;
+        let delay = self.oldest_news.take().map(|oldest| oldest.elapsed());
         self.status.change(|status| {
+            if let Some(delay) = delay {
+                status.delays.add(delay);
+            }
             let known = status.rejected.clone();
             status.set_view(&view, epoch);
             for one in status.rejected.iter().filter(|one| !known.contains(one)) {
@@ -418,6 +427,7 @@ impl<S: TableSink> Node<S> {
             }
         });
         self.saver.mark();
+        self.publisher.spend(began.elapsed());
         debug!(epoch, peers = view.accepted.len(), rejected = view.rejected.len(), "leases sorted");
     }
 

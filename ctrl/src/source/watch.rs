@@ -40,7 +40,8 @@ pub struct Health {
 /// What comes from a watched source. The watching ends when this is dropped.
 #[derive(Debug)]
 pub struct Watch {
-    updates: mpsc::Receiver<Update>,
+    updates: mpsc::Receiver<(Instant, Update)>,
+    told_at: Instant,
     health: watch::Receiver<Health>,
     task: JoinHandle<()>,
 }
@@ -54,7 +55,7 @@ impl Watch {
         let (sender, updates) = mpsc::channel(UPDATES_WAITING_MAX);
         let (health_sender, health) = watch::channel(Health::default());
         let reporter = Reporter { updates: sender, health: health_sender, logged_at: None };
-        Self { updates, health, task: tokio::spawn(run(reporter)) }
+        Self { updates, told_at: Instant::now(), health, task: tokio::spawn(run(reporter)) }
     }
 
     /// The next update. The first is a snapshot or a config. Dropping the future loses nothing.
@@ -62,7 +63,16 @@ impl Watch {
     /// # Panics
     /// If the watching has ended, which is a defect.
     pub async fn next(&mut self) -> Update {
-        self.updates.recv().await.expect("watching lasts as long as its handle")
+        let (told_at, update) =
+            self.updates.recv().await.expect("watching lasts as long as its handle");
+        self.told_at = told_at;
+        update
+    }
+
+    /// When the source told the last update that was taken; it may have waited.
+    #[must_use]
+    pub fn told_at(&self) -> Instant {
+        self.told_at
     }
 
     /// How the watching goes. The handle tells when it changes.
@@ -81,7 +91,7 @@ impl Drop for Watch {
 /// The sending end.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    updates: mpsc::Sender<Update>,
+    updates: mpsc::Sender<(Instant, Update)>,
     health: watch::Sender<Health>,
     logged_at: Option<Instant>,
 }
@@ -99,7 +109,7 @@ impl Reporter {
             health.listings += u64::from(listed);
         });
         // If the handle is gone, this task is about to be aborted.
-        let _ = self.updates.send(update).await;
+        let _ = self.updates.send((Instant::now(), update)).await;
     }
 
     /// It does not work, for this reason.
