@@ -125,8 +125,7 @@ impl Plan {
 
     /// Sets a path up while a train runs already, for the time until its first reply.
     fn start_cold(&self, kind: PathKind, options: &LabOptions) -> Result<Sample> {
-        let pod_mtu = kind.mtu(options.underlay_mtu);
-        let lab = Lab::new(LabOptions { pod_mtu, ..options.clone() })?;
+        let lab = Lab::new(kind.lab_options(options))?;
         let train = Train::start(&lab)?;
         let start = Instant::now();
         let path = RunningPath::start(&lab, kind, &self.programs)?;
