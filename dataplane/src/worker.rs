@@ -110,21 +110,21 @@ pub enum Event {
     },
 }
 
-/// Why a worker did not start.
+/// Why a worker did not start. The texts have their causes in them.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The ring could not be made.
     #[error("{0}. The engine epoll needs none of this")]
-    Ring(#[source] SetupError),
+    Ring(SetupError),
     /// Readiness cannot be watched.
     #[error("The files cannot be watched: {0}")]
-    Poller(#[source] io::Error),
+    Poller(io::Error),
     /// The buffers could not be mapped.
     #[error("The worker's buffers of {MEMORY} bytes cannot be mapped: {0}")]
-    Memory(#[source] io::Error),
+    Memory(io::Error),
     /// The thread or its wake-up could not be made.
     #[error("The worker's thread cannot be started: {0}")]
-    Thread(#[source] io::Error),
+    Thread(io::Error),
     /// The thread ended before it was ready.
     #[error("The worker ended while it was starting")]
     Ended,

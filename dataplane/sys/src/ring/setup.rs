@@ -43,7 +43,7 @@ pub enum SetupError {
         "The kernel refuses io_uring ({0}): set the sysctl kernel.io_uring_disabled to 0, and \
          allow the io_uring system calls in the container's seccomp profile"
     )]
-    Forbidden(#[source] io::Error),
+    Forbidden(io::Error),
     /// The kernel has no io_uring, or not with what we need.
     #[error("The kernel has no {feature}: Linux {since} or newer is needed")]
     Missing {
@@ -62,7 +62,7 @@ pub enum SetupError {
     },
     /// The kernel has no memory for the ring.
     #[error("The kernel has no memory for the ring ({0}): raise the limit of locked memory")]
-    Memory(#[source] io::Error),
+    Memory(io::Error),
     /// Something else was refused.
     #[error("The kernel refused to {step}: {source}")]
     Step {
