@@ -3,8 +3,13 @@
 //! says `SKIPPED` and why.
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails must fail")]
 
+#[path = "node/life.rs"]
+mod life;
 #[path = "kernel/namespace.rs"]
 mod namespace;
+#[path = "etcd/server.rs"]
+#[expect(dead_code, reason = "shared with the tests of the sources")]
+mod server;
 
 use std::cell::RefCell;
 use std::fs;
@@ -22,6 +27,7 @@ use weft_ctrl::controller::{
 };
 use weft_ctrl::interface::InterfaceOptions;
 use weft_ctrl::source::SourceOptions;
+use weft_ctrl::source::etcd::EtcdOptions;
 use weft_ctrl::status::{Phase, Status, StatusHandle};
 use weft_forward::table::Table;
 
@@ -60,6 +66,9 @@ impl Tables {
 struct World {
     root: tempfile::TempDir,
     status: StatusHandle,
+    /// Instead of the directory.
+    etcd: Option<EtcdOptions>,
+    renew_margin: Duration,
 }
 
 impl World {
@@ -70,7 +79,12 @@ impl World {
         ip("link set u2 up");
         ip("addr add 10.168.0.2/24 dev u1");
         ip("tuntap add dev flannel0 mode tun");
-        Self { root: tempfile::tempdir().unwrap(), status: StatusHandle::new() }
+        Self {
+            root: tempfile::tempdir().unwrap(),
+            status: StatusHandle::new(),
+            etcd: None,
+            renew_margin: Duration::from_secs(3600),
+        }
     }
 
     fn with_config(config: &str) -> Self {
@@ -85,12 +99,15 @@ impl World {
 
     fn options(&self) -> Options {
         Options {
-            source: SourceOptions::Directory(self.root.path().into()),
+            source: match &self.etcd {
+                None => SourceOptions::Directory(self.root.path().into()),
+                Some(options) => SourceOptions::Etcd(Box::new(options.clone())),
+            },
             state_directory: self.path("state"),
             subnet_file: self.path("run/subnet.env"),
             interface: InterfaceOptions { iface: vec!["u1".into()], ..Default::default() },
             ip_masq: true,
-            renew_margin: Duration::from_secs(3600),
+            renew_margin: self.renew_margin,
             on_lease_loss: OnLeaseLoss::Hold,
         }
     }
