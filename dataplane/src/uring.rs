@@ -9,7 +9,7 @@ use std::{os::fd::OwnedFd, time::Duration};
 
 use weft_sys::{
     frame::FramePool,
-    ring::{Completion, Pools, Ring},
+    ring::{Completion, Errno, Pools, Ring},
 };
 
 use crate::{
@@ -56,11 +56,15 @@ impl Uring {
         match completion {
             Completion::Packet { result, more } => {
                 self.tun = more;
-                core.handle_packet(result);
+                if !refilled(&result, &self.ring.pools().tun) {
+                    core.handle_packet(result);
+                }
             }
             Completion::Datagram { socket, result, more } => {
                 self.sockets[socket] = more;
-                core.handle_datagram(socket, result);
+                if !refilled(&result, &self.ring.pools().udp) {
+                    core.handle_datagram(socket, result);
+                }
             }
             Completion::Sent { gather, result } => {
                 if let Some(socket) = core.handle_sent(gather, result) {
@@ -76,6 +80,12 @@ impl Uring {
             Completion::Cancelled => {}
         }
     }
+}
+
+/// Whether a request ended only because it had used the frames that were in the ring, and there
+/// are more by now.
+fn refilled<T>(result: &Result<T, Errno>, pool: &FramePool) -> bool {
+    matches!(result, Err(Errno::NOBUFS)) && !pool.is_exhausted()
 }
 
 impl Io for Uring {

@@ -5,6 +5,10 @@
 //! back in the ring when the last handle is dropped. There is no other way to put a buffer into
 //! the ring, and none to look at one that the kernel owns.
 //!
+//! Of the frames that nobody holds the ring gets only as many as are useful, those first that were
+//! used last. A ring is a queue: with all frames in it, large packets would go through all of the
+//! pool, and each would be copied into memory that has long left the processor's cache.
+//!
 //! The ring of a pool is `struct io_uring_buf_ring` (`include/uapi/linux/io_uring.h`).
 
 #![expect(unsafe_code, reason = "shares memory and a ring of buffers with the kernel")]
@@ -20,6 +24,16 @@ use std::{
 use io_uring::types::BufRingEntry;
 
 use crate::region::{PAGE, Region, Span};
+
+/// Bytes that the frames in a ring are thought to take up in the cache: a part of the 1 or 2 MiB
+/// that a processor has for itself nowadays.
+const HOT_BYTES: u32 = 512 << 10;
+
+/// Frames that a ring has at least, while there are so many.
+const OFFERED_MIN: u32 = 8;
+
+/// Weight of what was known before, against one received frame, in the average length.
+const MEMORY: u32 = 8;
 
 /// How a pool of frames is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +66,12 @@ struct Shared {
     handles: Box<[Cell<u16>]>,
     tail: Cell<u16>,
     held: Cell<u16>,
-    /// Frames that nobody holds, while no kernel ring does.
+    /// Frames that nobody holds and that are not in the ring, those used last at the end.
     free: RefCell<Vec<u16>>,
+    /// Frames in the ring.
+    offered: Cell<u16>,
+    /// Bytes of a frame received lately, on average.
+    usual: Cell<u32>,
     registered: Cell<bool>,
 }
 
@@ -61,10 +79,27 @@ impl Shared {
     /// Nobody holds frame `index` any more.
     fn give_back(&self, index: u16) {
         self.held.set(self.held.get() - 1);
+        self.free.borrow_mut().push(index);
         if self.registered.get() {
+            self.offer();
+        }
+    }
+
+    /// A frame of `length` bytes came out of the ring.
+    fn received(&self, length: usize) {
+        self.offered.set(self.offered.get() - 1);
+        let usual = self.usual.get();
+        self.usual.set(usual - usual / MEMORY + length as u32 / MEMORY);
+        self.offer();
+    }
+
+    /// Fills the ring with as many frames as are useful.
+    fn offer(&self) {
+        let useful = (HOT_BYTES / self.usual.get().max(1)).max(OFFERED_MIN);
+        while u32::from(self.offered.get()) < useful {
+            let Some(index) = self.free.borrow_mut().pop() else { return };
+            self.offered.set(self.offered.get() + 1);
             self.give_to_kernel(index);
-        } else {
-            self.free.borrow_mut().push(index);
         }
     }
 
@@ -130,6 +165,8 @@ impl FramePool {
             tail: Cell::new(0),
             held: Cell::new(0),
             free: RefCell::new((0..shape.frames).rev().collect()),
+            offered: Cell::new(0),
+            usual: Cell::new(0),
             registered: Cell::new(false),
         };
         FramePool { shared: Rc::new(shared), group }
@@ -163,13 +200,17 @@ impl FramePool {
         (self.shared.entries.base().as_ptr() as u64, self.shared.shape.frames)
     }
 
-    /// Gives every frame to the kernel, once, after registration.
+    /// Whether nothing is left to put into the ring.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.shared.free.borrow().is_empty()
+    }
+
+    /// Gives frames to the kernel, once, after registration.
     pub(crate) fn fill(&self) {
         assert_eq!(self.held(), 0, "a pool is registered before its frames are used");
         self.shared.registered.set(true);
-        for index in self.shared.free.take() {
-            self.shared.give_to_kernel(index);
-        }
+        self.shared.offer();
     }
 
     /// A frame that nobody holds, with whatever bytes it had, as long as its capacity. `None`
@@ -177,6 +218,9 @@ impl FramePool {
     /// then.
     #[must_use]
     pub fn free_frame(&self) -> Option<Frame> {
+        if self.shared.registered.get() {
+            return None;
+        }
         let index = self.shared.free.borrow_mut().pop()?;
         let capacity = self.shared.shape.capacity;
         // SAFETY: the index was in the free list, so no kernel ring and no handle has the frame.
@@ -195,6 +239,9 @@ impl FramePool {
         handles.set(1);
         self.shared.held.set(self.shared.held.get() + 1);
         let length = length.min(self.shared.shape.capacity);
+        if self.shared.registered.get() {
+            self.shared.received(length);
+        }
         Frame { shared: Rc::clone(&self.shared), index, start: 0, end: length as u32 }
     }
 }
@@ -363,5 +410,44 @@ mod tests {
     fn a_length_beyond_the_frame_is_cut() {
         let pool = pool();
         assert_eq!(complete(&pool, 0, 5000).len(), SHAPE.capacity);
+    }
+
+    /// The frames in the ring, in the order in which the kernel will use them.
+    fn offered(pool: &FramePool) -> Vec<u16> {
+        let shared = &pool.shared;
+        let entries = shared.entries.base().cast::<BufRingEntry>();
+        let (tail, count) = (shared.tail.get(), shared.offered.get());
+        let entry = |place: u16| {
+            let position = usize::from(place & (shared.shape.frames - 1));
+            // SAFETY: the ring has `frames` entries, and no kernel knows it.
+            unsafe { &*entries.add(position).as_ptr() }.bid()
+        };
+        (0..count).map(|back| entry(tail.wrapping_sub(count - back))).collect()
+    }
+
+    #[test]
+    fn large_frames_are_few_and_the_last_used_come_first() {
+        let shape = PoolShape { frames: 32, capacity: 65_536, stride: 65_600 };
+        let region = Region::map(shape.footprint()).unwrap();
+        let pool = FramePool::new(&region, shape, 3);
+        pool.fill();
+        assert_eq!(offered(&pool).len(), 32, "small packets are expected at first");
+        let receive = |length| complete(&pool, offered(&pool)[0], length);
+        for _ in 0..100 {
+            drop(receive(65_536));
+        }
+        assert_eq!(offered(&pool).len(), 8);
+        assert!(!pool.is_exhausted());
+        let used: Vec<u16> = (0..100).map(|_| receive(65_536).index).collect();
+        // Eight in the ring, and the one at hand.
+        assert!(used[9..].iter().all(|index| used[..9].contains(index)), "{used:?}");
+
+        let held: Vec<Frame> = (0..32).map(|_| receive(65_536)).collect();
+        assert!(offered(&pool).is_empty() && pool.is_exhausted());
+        drop(held);
+        for _ in 0..100 {
+            drop(receive(100));
+        }
+        assert_eq!(offered(&pool).len(), 32);
     }
 }
