@@ -116,6 +116,11 @@ impl Programs {
         let bench = std::env::current_exe().context("Cannot find this program's own path")?;
         Ok(Programs { weft: weft_binary(weft)?, weft_flags: Vec::new(), bench })
     }
+
+    /// Where a program of others is.
+    pub fn locate(&self, name: &str) -> Result<PathBuf> {
+        program::find(name, self)
+    }
 }
 
 /// Makes a fresh lab, sets the path up in it, lets `measure` do what it likes, takes both down, and

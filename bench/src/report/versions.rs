@@ -1,7 +1,7 @@
 //! The versions of the programs that take part in a run.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::path::Programs;
@@ -20,11 +20,12 @@ const PROGRAMS: [(&str, &str); 7] = [
 
 /// What each program says of itself, by its name; those that say nothing are left out.
 pub fn versions(programs: &Programs) -> BTreeMap<String, String> {
-    let own = [("weft", programs.weft.as_path()), ("weft-bench", programs.bench.as_path())];
+    let own = [("weft", programs.weft.clone()), ("weft-bench", programs.bench.clone())];
     let own = own.into_iter().map(|(name, program)| (name, program, "--version"));
-    let others = PROGRAMS.iter().map(|&(name, flag)| (name, Path::new(name), flag));
-    let version = |(name, program, flag): (&str, &Path, &str)| {
-        Some((name.to_owned(), version(program, flag)?))
+    let locate = |(name, flag)| Some((name, programs.locate(name).ok()?, flag));
+    let others = PROGRAMS.into_iter().filter_map(locate);
+    let version = |(name, program, flag): (&str, PathBuf, &str)| {
+        Some((name.to_owned(), version(&program, flag)?))
     };
     own.chain(others).filter_map(version).collect()
 }
