@@ -419,8 +419,10 @@ mod tests {
         let (tail, count) = (shared.tail.get(), shared.offered.get());
         let entry = |place: u16| {
             let position = usize::from(place & (shared.shape.frames - 1));
-            // SAFETY: the ring has `frames` entries, and no kernel knows it.
-            unsafe { &*entries.add(position).as_ptr() }.bid()
+            // SAFETY: `position < frames`, and the ring has that many entries.
+            let entry = unsafe { entries.add(position) };
+            // SAFETY: the entry is initialised, and no kernel knows this ring.
+            unsafe { entry.as_ref() }.bid()
         };
         (0..count).map(|back| entry(tail.wrapping_sub(count - back))).collect()
     }
