@@ -44,7 +44,7 @@ pub struct Options {
     pub engine: EngineWish,
     /// How many threads are to move packets, at most [`SOURCE_PORTS_MAX`].
     pub workers: u16,
-    /// Features of the kernel not to use.
+    /// What not to use.
     pub without: Without,
 }
 
@@ -59,6 +59,10 @@ pub struct Without {
     pub udp_gso: bool,
     /// Receiving trains of datagrams.
     pub udp_gro: bool,
+    /// Looking for packets a little longer before sleeping.
+    pub spin: bool,
+    /// Taking precedence of others, and giving way in a flood.
+    pub precedence: bool,
 }
 
 impl Options {
@@ -216,6 +220,8 @@ fn without(flags: &Flags) -> Without {
         },
         udp_gso: has("udp-gso"),
         udp_gro: has("udp-gro"),
+        spin: has("spin"),
+        precedence: has("precedence"),
     }
 }
 

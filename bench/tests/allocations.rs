@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
-use weft_dataplane::{EngineWish, Worker, WorkerOptions, spawn};
+use weft_dataplane::{EngineWish, Habits, Worker, WorkerOptions, spawn};
 use weft_forward::table::{Peer, Table, TableInput};
 use weft_sys::ring::Without;
 use weft_sys::tun::{Tun, TunOptions, WithoutOffloads};
@@ -283,6 +283,7 @@ fn start_worker(number: usize, other: i32, engine: EngineWish) -> Worker {
         table,
         engine,
         without: Without::default(),
+        habits: Habits::default(),
     };
     spawn(options).unwrap()
 }

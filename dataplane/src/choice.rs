@@ -71,6 +71,7 @@ pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Ma
         table,
         engine: wish,
         without,
+        habits,
     } = options;
     let offloads = tun.offloads();
     sockets.extend(senders);
@@ -94,7 +95,7 @@ pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Ma
         };
         let outbound = Outbound::new(Plain, gathers, segments_max, sockets);
         let inbound = Inbound::new(Plain, offloads, joined_max, parts.sum);
-        Core::new(outbound, inbound, shared, parts.talk)
+        Core::new(outbound, inbound, shared, parts.talk, habits)
     };
     let (files, reason) = match wish {
         EngineWish::Epoll => (files, ASKED_FOR.to_owned()),

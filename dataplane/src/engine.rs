@@ -25,7 +25,7 @@ use crate::{
     progress::Phase,
     shared::Shared,
     spin::Spin,
-    worker::{Command, Discarded},
+    worker::{Command, Discarded, Habits},
 };
 
 /// Failures of one source in a row after which it is taken for gone.
@@ -98,7 +98,7 @@ pub(crate) struct Core<F> {
     tun: Source,
     sockets: Vec<Source>,
     spin: Spin,
-    precedence: Precedence,
+    precedence: Option<Precedence>,
     /// Whether the last turn filled all frames of the device.
     flooded: bool,
     woken: bool,
@@ -113,6 +113,7 @@ impl<F: Framer> Core<F> {
         inbound: Inbound<F>,
         shared: Shared,
         talk: Talk,
+        habits: Habits,
     ) -> Self {
         let sockets = vec![Source::default(); shared.locals.len()];
         Core {
@@ -122,8 +123,8 @@ impl<F: Framer> Core<F> {
             talk,
             tun: Source::default(),
             sockets,
-            spin: Spin::default(),
-            precedence: Precedence::take(),
+            spin: Spin::new(habits.spin),
+            precedence: habits.precedence.then(Precedence::take),
             flooded: false,
             woken: false,
             stopping: false,
@@ -294,8 +295,10 @@ impl<F: Framer, I: Io> Engine<F, I> {
 
         core.shared.progress.enter(Phase::Outbound);
         let handled = core.outbound.run(&mut core.shared);
-        core.flooded = handled >= usize::from(TUN_FRAMES);
-        core.precedence.turn(core.flooded, core.shared.now_ms);
+        if let Some(precedence) = &mut core.precedence {
+            core.flooded = handled >= usize::from(TUN_FRAMES);
+            precedence.turn(core.flooded, core.shared.now_ms);
+        }
         core.shared.progress.enter(Phase::Inbound);
         core.inbound.run(&mut core.shared);
 

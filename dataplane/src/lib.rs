@@ -29,6 +29,7 @@ mod writes;
 pub use self::{
     memory::{BUFFERS, Buffers, MEMORY},
     worker::{
-        EngineWish, Event, NotTold, StartError, StopError, Worker, WorkerInfo, WorkerOptions, spawn,
+        EngineWish, Event, Habits, NotTold, StartError, StopError, Worker, WorkerInfo,
+        WorkerOptions, spawn,
     },
 };

@@ -18,17 +18,24 @@ const CROWDED: Duration = Duration::from_micros(100);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Decides whether to look once more.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Spin {
+    /// Whether it ever looks.
+    wanted: bool,
     since: Option<Instant>,
     last: Option<Instant>,
     paused_until: Option<Instant>,
 }
 
 impl Spin {
+    /// One that looks, if it is `wanted`.
+    pub(crate) fn new(wanted: bool) -> Spin {
+        Spin { wanted, since: None, last: None, paused_until: None }
+    }
+
     /// The worker has become idle, or is still: whether to look once more, at `now`.
     pub(crate) fn again(&mut self, now: Instant) -> bool {
-        if self.paused_until.is_some_and(|until| now < until) {
+        if !self.wanted || self.paused_until.is_some_and(|until| now < until) {
             return false;
         }
         let away = self.last.replace(now).map(|last| now.saturating_duration_since(last));
@@ -53,7 +60,7 @@ mod tests {
 
     #[test]
     fn looks_for_a_while_and_then_sleeps() {
-        let mut spin = Spin::default();
+        let mut spin = Spin::new(true);
         let start = Instant::now();
         assert!(spin.again(start));
         assert!(spin.again(start + PATIENCE / 2));
@@ -64,7 +71,7 @@ mod tests {
 
     #[test]
     fn pauses_where_others_need_the_processor() {
-        let mut spin = Spin::default();
+        let mut spin = Spin::new(true);
         let start = Instant::now();
         assert!(spin.again(start));
         let back = start + CROWDED * 2;
@@ -72,5 +79,10 @@ mod tests {
         spin.rest();
         assert!(!spin.again(back + PAUSE / 2));
         assert!(spin.again(back + PAUSE));
+    }
+
+    #[test]
+    fn never_looks_if_not_wanted() {
+        assert!(!Spin::new(false).again(Instant::now()));
     }
 }

@@ -61,6 +61,23 @@ pub struct WorkerOptions {
     pub engine: EngineWish,
     /// Features of io_uring to do without.
     pub without: Without,
+    /// How it shares the processor.
+    pub habits: Habits,
+}
+
+/// How a worker shares the processor with others. All is on by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Habits {
+    /// It looks for packets a little longer before it sleeps.
+    pub spin: bool,
+    /// It takes precedence, and gives it and the processor up in a flood.
+    pub precedence: bool,
+}
+
+impl Default for Habits {
+    fn default() -> Habits {
+        Habits { spin: true, precedence: true }
+    }
 }
 
 /// Which engine is to move the packets.

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use tracing::{debug, error};
 use weft_ctrl::controller::{Rebinding, TableSink};
 use weft_dataplane::progress::Watch;
-use weft_dataplane::{EngineWish, Event, NotTold, Worker, WorkerInfo, WorkerOptions};
+use weft_dataplane::{EngineWish, Event, Habits, NotTold, Worker, WorkerInfo, WorkerOptions};
 use weft_forward::counters::{BuffersSnapshot, Counters, Snapshot};
 use weft_forward::table::Table;
 use weft_sys::limits::raise_memlock;
@@ -74,6 +74,7 @@ struct Recipe {
     inner_mtu: u16,
     engine: EngineWish,
     without: WithoutRing,
+    habits: Habits,
     /// The newest table.
     table: Arc<Table>,
 }
@@ -90,6 +91,7 @@ pub(super) struct Equipment {
     pub(super) inner_mtu: u16,
     pub(super) engine: EngineWish,
     pub(super) without: WithoutRing,
+    pub(super) habits: Habits,
     /// The first table.
     pub(super) table: Arc<Table>,
 }
@@ -120,6 +122,7 @@ impl Recipe {
                 table: Arc::clone(&self.table),
                 engine: self.engine,
                 without: self.without,
+                habits: self.habits,
             });
         }
         Ok(options)
@@ -181,12 +184,13 @@ fn offer_newest(
 impl Forwarding {
     /// Starts the workers. Their events come out of the receiver, which ends with the last of them.
     pub(super) fn start(equipment: Equipment) -> Result<(Arc<Self>, mpsc::Receiver<Event>)> {
-        let Equipment { crew, queues, sockets, inner_mtu, engine, without, table } = equipment;
+        let Equipment { crew, queues, sockets, inner_mtu, engine, without, habits, table } =
+            equipment;
         if let Err(error) = raise_memlock(LOCKED_BYTES * u64::from(crew.count)) {
             // If it is too low, making the ring fails and says so.
             debug!(%error, "the limit of locked memory stays as it is");
         }
-        let recipe = Recipe { queues, inner_mtu, engine, without, table };
+        let recipe = Recipe { queues, inner_mtu, engine, without, habits, table };
         let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
         let workers = spawn_all(recipe.with(sockets)?, &sender)?;
         let info = workers.first().context("there is no worker")?.info().clone();

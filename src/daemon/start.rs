@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 use weft_ctrl::controller::{self, Begun};
-use weft_dataplane::{EngineWish, Event, WorkerInfo};
+use weft_dataplane::{EngineWish, Event, Habits, WorkerInfo};
 use weft_forward::table::{Table, TableInput};
 
 use super::degraded;
@@ -60,6 +60,7 @@ async fn open(begun: &Begun, options: &Options) -> Result<Equipment> {
         inner_mtu,
         engine: options.engine,
         without: without.ring,
+        habits: Habits { spin: !without.spin, precedence: !without.precedence },
         table: Arc::new(table),
     })
 }

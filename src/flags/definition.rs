@@ -156,9 +156,19 @@ pub const ALL: &[Definition] = &[
     ),
     flag(
         "without",
-        Words(&["uring", "multishot", "tun-tso", "tun-uso", "tun-csum", "udp-gso", "udp-gro"]),
+        Words(&[
+            "uring",
+            "multishot",
+            "tun-tso",
+            "tun-uso",
+            "tun-csum",
+            "udp-gso",
+            "udp-gro",
+            "spin",
+            "precedence",
+        ]),
         "",
-        "kernel features not to use",
+        "features not to use",
     ),
     flag("insecure-store", Boolean, "false", "allow sealing with an unencrypted remote store"),
 ];

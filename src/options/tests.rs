@@ -60,7 +60,7 @@ fn every_flag_with_a_function_is_used() {
         "--engine=uring",
         "--workers=4",
         "--on-lease-loss=hold",
-        "--without=uring,multishot,tun-tso,tun-uso,tun-csum,udp-gso,udp-gro",
+        "--without=uring,multishot,tun-tso,tun-uso,tun-csum,udp-gso,udp-gro,spin,precedence",
     ])
     .unwrap();
     assert_eq!(
@@ -83,6 +83,8 @@ fn every_flag_with_a_function_is_used() {
             tun: WithoutOffloads { checksum: true, tso: true, uso: true },
             udp_gso: true,
             udp_gro: true,
+            spin: true,
+            precedence: true,
         }
     );
 }
@@ -90,7 +92,7 @@ fn every_flag_with_a_function_is_used() {
 #[test]
 fn each_feature_switches_off_what_it_names() {
     type Switch = fn(&Without) -> bool;
-    let switches: [(&str, Switch); 7] = [
+    let switches: [(&str, Switch); 9] = [
         ("uring", |without| without.ring.io_uring),
         ("multishot", |without| without.ring.multishot),
         ("tun-csum", |without| without.tun.checksum),
@@ -98,6 +100,8 @@ fn each_feature_switches_off_what_it_names() {
         ("tun-uso", |without| without.tun.uso),
         ("udp-gso", |without| without.udp_gso),
         ("udp-gro", |without| without.udp_gro),
+        ("spin", |without| without.spin),
+        ("precedence", |without| without.precedence),
     ];
     for (feature, _) in switches {
         let options = check(&["--lease-dir=/l", "--without", feature]).unwrap();

@@ -120,6 +120,7 @@ fn try_start(
         table: Arc::new(Table::new(table_input()).unwrap()),
         engine,
         without,
+        habits: Habits::default(),
     };
     spawn(options)
 }
