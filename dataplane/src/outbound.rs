@@ -253,9 +253,9 @@ fn route(
     shared: &mut Shared,
 ) -> Option<(u16, u32)> {
     let destination = packet::destination(packet, layout);
-    let reason = match shared.table.peer_for(destination) {
-        Some(peer) if destination.is_ipv4() || peer.inner_v6 => {
-            return Some((peer.slot, peer.generation));
+    let reason = match shared.table.route_for(destination) {
+        Some(route) if destination.is_ipv4() || route.inner_v6 => {
+            return Some((route.slot, route.generation));
         }
         Some(_) => DropReason::NoRouteInnerV6,
         None if is_for_many(destination) => {

@@ -3,7 +3,7 @@
 //! Nothing in here reads a clock, does I/O or allocates once set up; time and the fast checksum come
 //! in as arguments. The package is built for a bare-metal target, which proves it.
 //!
-//! The way out is [`packet::parse`], [`table::Table::peer_for`], [`segment::Plan`]; the way in is
+//! The way out is [`packet::parse`], [`table::Table::route_for`], [`segment::Plan`]; the way in is
 //! [`packet::parse`], [`table::Table::check_inbound`], [`coalesce::Coalescer`]. Each step either hands
 //! the packet on or names a [`drops::DropReason`].
 

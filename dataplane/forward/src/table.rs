@@ -107,11 +107,31 @@ pub enum Sender<'a> {
     Unknown,
 }
 
+/// What the way out needs to know of a peer: 8 bytes, so that those of the largest table stay in the
+/// processor's cache, which [`Peer`]s do not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// The peer among those that had the slot.
+    pub generation: u32,
+    /// The peer's slot.
+    pub slot: u16,
+    /// Whether it takes IPv6 packets.
+    pub inner_v6: bool,
+}
+
+impl From<&Peer> for Route {
+    fn from(peer: &Peer) -> Route {
+        Route { generation: peer.generation, slot: peer.slot, inner_v6: peer.inner_v6 }
+    }
+}
+
 /// The table. Lookups allocate nothing; the first one of a batch should be remembered by the caller.
 #[derive(Debug)]
 pub struct Table {
     input: TableInput,
     slots: usize,
+    /// One for each peer, in their order.
+    routes: Vec<Route>,
     by_v4: Lookup<u32>,
     by_v6: Lookup<u128>,
     senders: Senders,
@@ -149,6 +169,7 @@ impl Table {
         let by_v6 = Lookup::new(v6).map_err(|at| duplicate(subnet_v6(at).map(IpNet::V6)))?;
         Ok(Self {
             slots: input.peers.iter().map(|peer| usize::from(peer.slot) + 1).max().unwrap_or(0),
+            routes: input.peers.iter().map(Route::from).collect(),
             by_v4,
             by_v6,
             senders: Senders::new(&input.peers),
@@ -213,11 +234,23 @@ impl Table {
     #[inline]
     #[must_use]
     pub fn peer_for(&self, destination: IpAddr) -> Option<&Peer> {
+        self.input.peers.get(self.position_for(destination)?)
+    }
+
+    /// The way to `destination`: what [`Table::peer_for`] finds, in short.
+    #[inline]
+    #[must_use]
+    pub fn route_for(&self, destination: IpAddr) -> Option<Route> {
+        self.routes.get(self.position_for(destination)?).copied()
+    }
+
+    #[inline]
+    fn position_for(&self, destination: IpAddr) -> Option<usize> {
         let position = match destination {
             IpAddr::V4(address) => self.by_v4.find(address.to_bits()),
             IpAddr::V6(address) => self.by_v6.find(address.to_bits()),
         };
-        position.and_then(|position| self.input.peers.get(usize::from(position)))
+        position.map(usize::from)
     }
 
     /// Whose datagrams come from `outer_source`. Where two peers claim one address, the one that is

@@ -279,6 +279,8 @@ proptest! {
         for bits in probes {
             for address in [IpAddr::V4(Ipv4Addr::from_bits(bits)), IpAddr::V6(widen(bits))] {
                 let found = table.peer_for(address).map(|peer| peer.slot);
+                let route = table.route_for(address);
+                assert_eq!(route, table.peer_for(address).map(Route::from));
                 prop_assert_eq!(found, scan(&peers, address), "{}", address);
             }
         }
