@@ -1,5 +1,6 @@
 //! Three hosts and three members of a store, all of which are killed in turn.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -26,7 +27,11 @@ impl<'a> Ring<'a> {
     }
 
     fn check(&self, after: &str) {
-        self.streams.iter().for_each(|stream| stream.check(after));
+        let all = || self.streams.iter().for_each(|stream| stream.check(after));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(all)) {
+            self.daemons.iter().for_each(|daemon| eprintln!("--- a daemon\n{}", daemon.log()));
+            resume_unwind(panic);
+        }
     }
 
     /// Nothing of it can say goodbye.

@@ -9,7 +9,10 @@ use tracing::warn;
 
 use crate::saved::Saved;
 
-/// What is known goes to disk this long after a change, so that many changes go together.
+/// What is known goes to disk this long after a change, so that what belongs together goes together.
+const SAVE_SOON: Duration = Duration::from_millis(200);
+
+/// Least time between two writes, however much changes.
 const SAVE_PAUSE: Duration = Duration::from_secs(2);
 
 /// It goes there at least this often, so that what does not change is known not to be old.
@@ -19,17 +22,20 @@ const SAVE_PERIOD: Duration = Duration::from_secs(600);
 pub(super) struct Saver {
     directory: PathBuf,
     due_at: Instant,
+    /// Before this time nothing is written again.
+    rests_until: Instant,
     writing: Option<JoinHandle<()>>,
 }
 
 impl Saver {
     pub(super) fn new(directory: PathBuf) -> Self {
-        let due_at = Instant::now() + SAVE_PERIOD;
-        Self { directory, due_at, writing: None }
+        let now = Instant::now();
+        Self { directory, due_at: now + SAVE_PERIOD, rests_until: now, writing: None }
     }
 
     pub(super) fn mark(&mut self) {
-        self.due_at = self.due_at.min(Instant::now() + SAVE_PAUSE);
+        let soon = (Instant::now() + SAVE_SOON).max(self.rests_until);
+        self.due_at = self.due_at.min(soon);
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -55,6 +61,7 @@ impl Saver {
             return;
         }
         self.due_at = Instant::now() + SAVE_PERIOD;
+        self.rests_until = Instant::now() + SAVE_PAUSE;
         let Some(saved) = saved else { return };
         let directory = self.directory.clone();
         self.writing = Some(spawn_blocking(move || {
@@ -62,5 +69,29 @@ impl Saver {
                 warn!(%error, "the leases could not be saved; the next start needs the source");
             }
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_change_is_saved_soon_and_later_ones_with_a_pause() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut saver = Saver::new(directory.path().to_owned());
+        let wait = |saver: &Saver| saver.due_at.saturating_duration_since(Instant::now());
+        assert_eq!(wait(&saver), SAVE_PERIOD);
+        saver.mark();
+        assert_eq!(wait(&saver), SAVE_SOON);
+        saver.save(None);
+        assert_eq!(wait(&saver), SAVE_PERIOD);
+        saver.mark();
+        assert_eq!(wait(&saver), SAVE_PAUSE);
+        tokio::time::advance(SAVE_PAUSE * 2).await;
+        saver.save(None);
+        tokio::time::advance(SAVE_PAUSE * 2).await;
+        saver.mark();
+        assert_eq!(wait(&saver), SAVE_SOON);
     }
 }
