@@ -34,7 +34,7 @@ pub struct LoadArguments {
 enum End {
     /// Send, and print how much that was
     Send(SendArguments),
-    /// Print `ready`, receive until nothing comes any more, and print what arrived
+    /// Print `ready` and the port, receive until nothing comes any more, and print what arrived
     Sink(SinkArguments),
 }
 

@@ -30,7 +30,7 @@ const FLOWS_MAX: usize = 65_536;
 /// Where and for how long to receive.
 #[derive(Args, Clone, Debug)]
 pub struct SinkArguments {
-    /// The port, at every address
+    /// The port, at every address; 0 for any that is free
     #[arg(long, value_name = "PORT")]
     port: u16,
     /// End when nothing has arrived for so long after the first datagram, in milliseconds
@@ -59,7 +59,8 @@ pub(super) fn run(arguments: &SinkArguments) -> Result<Arrived> {
     let region = Region::map(POOL.footprint()).context("Out of memory")?;
     let pool = FramePool::new(&region, POOL, 0);
     let mut count = Count::default();
-    writeln!(std::io::stdout().lock(), "ready").context("Cannot print")?;
+    let port = socket.local().port();
+    writeln!(std::io::stdout().lock(), "ready {port}").context("Cannot print")?;
     let mut first = None;
     let mut last = Instant::now();
     loop {

@@ -137,10 +137,10 @@ mod tests {
 
     #[test]
     fn the_last_line_counts() {
-        let text = "ready\n{\"datagrams\":9,\"bytes\":576,\"late\":1,\"seconds\":0.5}\n";
+        let text = "ready 5001\n{\"datagrams\":9,\"bytes\":576,\"late\":1,\"seconds\":0.5}\n";
         let arrived: Arrived = parse(text).unwrap();
         assert_eq!((arrived.datagrams, arrived.late), (9, 1));
-        assert!(parse::<Arrived>("ready\n").is_err() && parse::<Arrived>("").is_err());
+        assert!(parse::<Arrived>("ready 5001\n").is_err() && parse::<Arrived>("").is_err());
     }
 
     #[test]
