@@ -69,22 +69,31 @@ fn empty() -> libc::sched_attr {
 mod tests {
     use super::*;
 
+    /// Each test changes a thread of its own.
+    fn on_a_thread(test: impl FnOnce() + Send + 'static) {
+        std::thread::spawn(test).join().expect("the test passes");
+    }
+
     #[test]
     fn what_was_applied_is_current() {
-        // Of this thread only, which ends with the test. Going up needs no privilege.
-        let before = Scheduling::current().unwrap().expect("tests run in the ordinary class");
-        let nice = (before.nice + 3).min(19);
-        Scheduling { nice, slice: Duration::from_micros(700) }.apply().unwrap();
-        let now = Scheduling::current().unwrap().unwrap();
-        assert_eq!(now.nice, nice);
-        // Kernels before 6.12 know no slice and report none.
-        assert!([Duration::from_micros(700), Duration::ZERO].contains(&now.slice), "{now:?}");
+        on_a_thread(|| {
+            let before = Scheduling::current().unwrap().expect("tests run in the ordinary class");
+            // Going up needs no privilege.
+            let nice = (before.nice + 3).min(19);
+            Scheduling { nice, slice: Duration::from_micros(700) }.apply().unwrap();
+            let now = Scheduling::current().unwrap().unwrap();
+            assert_eq!(now.nice, nice);
+            // Kernels before 6.12 know no slice and report none.
+            assert!([Duration::from_micros(700), Duration::ZERO].contains(&now.slice), "{now:?}");
+        });
     }
 
     #[test]
     fn a_value_out_of_range_is_bounded_or_refused() {
-        let before = Scheduling::current().unwrap().unwrap();
-        let far = Scheduling { nice: 100, ..before }.apply();
-        assert!(far.is_err() || Scheduling::current().unwrap().unwrap().nice <= 19);
+        on_a_thread(|| {
+            let before = Scheduling::current().unwrap().unwrap();
+            let far = Scheduling { nice: 100, ..before }.apply();
+            assert!(far.is_err() || Scheduling::current().unwrap().unwrap().nice <= 19);
+        });
     }
 }
