@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
-/// Why there is no steering.
+/// Why there is no steering. The texts have their causes in them.
 #[derive(Debug, thiserror::Error)]
 pub enum SteeringError {
     /// Not allowed to load programs.
@@ -22,13 +22,13 @@ pub enum SteeringError {
         "The kernel does not let us load the program that spreads flows over queues ({0}): the \
          capability CAP_BPF is missing. Run as root; in a container add it (`--cap-add BPF`)"
     )]
-    Forbidden(#[source] io::Error),
+    Forbidden(io::Error),
     /// The kernel has no such thing.
     #[error(
         "The kernel cannot spread flows over queues by a program ({0}): Linux 4.16 or newer with \
          CONFIG_BPF_SYSCALL is needed"
     )]
-    Missing(#[source] io::Error),
+    Missing(io::Error),
 }
 
 /// The program, loaded and not yet in use. Closed when dropped; devices that use it keep it.
