@@ -308,9 +308,9 @@ impl<F: Framer, I: Io> Engine<F, I> {
         Ok(())
     }
 
-    /// In a flood, whoever shall receive what this turn has sent may run before the next turn.
     /// Sleeps if there is nothing to do even after a few more looks. Sends and writes are over
-    /// before anybody sleeps, so that the counters of a worker at rest are exact.
+    /// before anybody sleeps, so that the counters of a worker at rest are exact. In a flood,
+    /// whoever shall receive what this turn has sent may run before the next turn.
     fn enter(&mut self) -> std::io::Result<()> {
         let Engine { core, io } = self;
         let syscalls = &core.shared.counters.syscalls;

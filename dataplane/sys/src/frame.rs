@@ -62,7 +62,7 @@ struct Shared {
     memory: Span,
     entries: Span,
     shape: PoolShape,
-    /// Handles a frame has; 0 = in the ring.
+    /// Handles a frame has; 0 = in the ring or in the free list.
     handles: Box<[Cell<u16>]>,
     tail: Cell<u16>,
     held: Cell<u16>,
@@ -178,7 +178,7 @@ impl FramePool {
         self.group
     }
 
-    /// Frames that are not in the ring: held by us.
+    /// Frames that have handles.
     #[must_use]
     pub fn held(&self) -> u16 {
         self.shared.held.get()
