@@ -54,12 +54,19 @@ impl Stalls {
             }
         }
     }
+
+    /// All workers were replaced. Nobody watches the old ones any more, so that none of them would
+    /// ever recover.
+    pub(super) fn handle_replacement(&mut self) {
+        self.now.clear();
+    }
 }
 
 /// Watches until the future is dropped.
 pub(super) async fn watch(forwarding: &Forwarding, state: &State) -> Infallible {
-    let mut watches = forwarding.watches();
+    // In this order, so that a replacement between the two is noticed.
     let mut replacements = forwarding.replacements();
+    let mut watches = forwarding.watches();
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -68,6 +75,7 @@ pub(super) async fn watch(forwarding: &Forwarding, state: &State) -> Infallible 
         if forwarding.replacements() != replacements {
             replacements = forwarding.replacements();
             watches = forwarding.watches();
+            state.with_stalls(Stalls::handle_replacement);
         }
         for (worker, watch) in watches.iter_mut().enumerate() {
             if let Some(news) = watch.look(now) {
@@ -100,5 +108,14 @@ mod tests {
         assert_eq!(stalls.now(), Some(first));
         stalls.handle(0, News::Recovered { phase, lasted }, now);
         assert_eq!((stalls.now(), stalls.count), (None, 2));
+    }
+
+    #[test]
+    fn a_stall_ends_with_its_worker() {
+        let mut stalls = Stalls::default();
+        let (phase, lasted) = (Phase::Outbound, Duration::from_secs(2));
+        stalls.handle(1, News::Stalled { phase, lasted }, Instant::now());
+        stalls.handle_replacement();
+        assert_eq!((stalls.now(), stalls.count), (None, 1), "counted all the same");
     }
 }
