@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 use weft_ctrl::controller::{Rebinding, TableSink};
 use weft_dataplane::progress::Watch;
 use weft_dataplane::{EngineWish, Event, Habits, NotTold, Worker, WorkerInfo, WorkerOptions};
@@ -63,7 +63,9 @@ struct Lane {
     /// The newest table, while the worker has not taken it.
     pending: Option<Arc<Table>>,
     counters: Arc<Counters>,
-    /// What the predecessors counted.
+    /// Of the predecessor, while it stops.
+    leaving: Option<Arc<Counters>>,
+    /// What the predecessors before that one counted.
     earlier: Snapshot,
 }
 
@@ -136,8 +138,39 @@ impl Lane {
             counters: worker.counters(),
             worker: Some(worker),
             pending: None,
+            leaving: None,
             earlier: Snapshot::default(),
         }
+    }
+
+    /// Puts a successor in the worker's place, which is given back to be stopped. Its counters count
+    /// on until they are [folded](Self::fold_leaving).
+    fn replace(&mut self, successor: Worker) -> Option<Worker> {
+        let engine = successor.info().engine;
+        if engine != self.engine {
+            warn!(before = self.engine, engine, "the packets of a worker have another engine now");
+        }
+        self.engine = engine;
+        self.count_by(successor.counters());
+        self.worker.replace(successor)
+    }
+
+    /// Counts by others from now on. Nothing of what was counted is missing at any time.
+    fn count_by(&mut self, counters: Arc<Counters>) {
+        self.leaving = Some(std::mem::replace(&mut self.counters, counters));
+    }
+
+    /// The predecessor has stopped.
+    fn fold_leaving(&mut self) {
+        if let Some(counters) = self.leaving.take() {
+            self.fold(&counters);
+        }
+    }
+
+    /// Keeps what a worker counted that is no more. Its buffers are gone with it.
+    fn fold(&mut self, counters: &Counters) {
+        let buffers = BuffersSnapshot::default();
+        self.earlier.merge(&Snapshot { buffers, ..counters.snapshot() });
     }
 
     /// Offers the newest table to the worker, if it has not taken it yet.
@@ -149,6 +182,9 @@ impl Lane {
     fn snapshot(&self) -> Snapshot {
         let mut snapshot = self.counters.snapshot();
         snapshot.merge(&self.earlier);
+        if let Some(leaving) = &self.leaving {
+            snapshot.merge(&leaving.snapshot());
+        }
         snapshot
     }
 }
@@ -192,7 +228,8 @@ impl Forwarding {
         }
         let recipe = Recipe { queues, inner_mtu, engine, without, habits, table };
         let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
-        let workers = spawn_all(recipe.with(sockets)?, &sender)?;
+        let mut workers = Vec::new();
+        spawn_all(recipe.with(sockets)?, &sender, &mut workers)?;
         let info = workers.first().context("there is no worker")?.info().clone();
         let lanes = workers.into_iter().map(Lane::new).collect();
         let control = Control { lanes, replacements: 0, recipe: Some(recipe) };
@@ -204,42 +241,57 @@ impl Forwarding {
     /// Moves packets over other sockets from now on. Waits until the workers have gone over.
     ///
     /// A worker keeps its sockets, so successors are started on the same queues, and only then their
-    /// predecessors stopped: nobody misses a packet, and a failure leaves everything as it was.
+    /// predecessors stopped, so that somebody reads the queues all the time; a failure leaves
+    /// everything as it was. What a predecessor still holds is counted as `Stopped`, and datagrams that
+    /// wait in its sockets are lost with them.
+    ///
+    /// The caller does this again only when it is done.
     pub(super) fn replace_sockets(&self, sockets: Vec<WorkerSockets>) -> Result<()> {
         let options = match &self.control().recipe {
             Some(recipe) => recipe.with(sockets)?,
             None => bail!("The daemon is about to stop"),
         };
         let events = self.events.upgrade().context("the workers have ended")?;
-        let workers = spawn_all(options, &events)?;
-        let old: Vec<(Option<Worker>, Arc<Counters>)> = {
-            let mut control = self.control();
-            let Some(recipe) = &control.recipe else { bail!("The daemon is about to stop") };
-            // It may have changed meanwhile.
-            let table = Arc::clone(&recipe.table);
-            control.replacements += 1;
-            let successors = control.lanes.iter_mut().zip(workers);
-            let old = successors.map(|(lane, worker)| {
-                lane.pending = Some(Arc::clone(&table));
-                let counters = std::mem::replace(&mut lane.counters, worker.counters());
-                (lane.worker.replace(worker), counters)
-            });
-            let old = old.collect();
-            // What one cannot take now the watchdog offers again.
-            let _ = control.offer();
-            old
-        };
-        let (old, counters): (Vec<_>, Vec<_>) = old.into_iter().unzip();
-        let stopped = stop_all(old.into_iter().flatten().collect());
-        for (lane, counters) in self.control().lanes.iter_mut().zip(counters) {
-            // Its buffers are gone with it.
-            let buffers = BuffersSnapshot::default();
-            lane.earlier.merge(&Snapshot { buffers, ..counters.snapshot() });
+        let mut successors = Vec::new();
+        if let Err(error) = spawn_all(options, &events, &mut successors) {
+            self.give_up(successors);
+            return Err(error);
         }
-        if let Err(error) = stopped {
+        let predecessors = self.hand_over(successors)?;
+        if let Err(error) = stop_all(predecessors) {
             error!(%error, "a worker of the old sockets did not stop");
         }
+        self.control().lanes.iter_mut().for_each(Lane::fold_leaving);
         Ok(())
+    }
+
+    /// Makes these the workers, and gives those back that were.
+    fn hand_over(&self, successors: Vec<Worker>) -> Result<Vec<Worker>> {
+        let mut control = self.control();
+        let Some(recipe) = &control.recipe else { bail!("The daemon is about to stop") };
+        // It may have changed since the successors were given theirs.
+        let table = Arc::clone(&recipe.table);
+        control.replacements += 1;
+        let mut predecessors = Vec::with_capacity(successors.len());
+        for (lane, successor) in control.lanes.iter_mut().zip(successors) {
+            lane.pending = Some(Arc::clone(&table));
+            predecessors.extend(lane.replace(successor));
+        }
+        // What one cannot take now the watchdog offers again.
+        let _ = control.offer();
+        Ok(predecessors)
+    }
+
+    /// Stops successors that cannot take over, since one of them did not start. They have moved
+    /// packets meanwhile.
+    fn give_up(&self, successors: Vec<Worker>) {
+        let counters: Vec<_> = successors.iter().map(Worker::counters).collect();
+        if let Err(error) = stop_all(successors) {
+            error!(%error, "a worker of sockets that cannot be used did not stop");
+        }
+        for (lane, counters) in self.control().lanes.iter_mut().zip(counters) {
+            lane.fold(&counters);
+        }
     }
 
     /// How often all workers were replaced.
@@ -278,9 +330,7 @@ impl Forwarding {
 
     /// What all workers and those before them counted.
     pub(super) fn snapshot(&self) -> Snapshot {
-        let mut sum = Snapshot::default();
-        self.control().lanes.iter().for_each(|lane| sum.merge(&lane.snapshot()));
-        sum
+        total(&self.counted())
     }
 
     /// The same, worker by worker.
@@ -294,7 +344,8 @@ impl Forwarding {
         &self.crew
     }
 
-    /// What the first worker found when it started; it holds for the others and for successors.
+    /// What the first worker found when it started. It holds for the others, too, and for successors,
+    /// of whom one with another engine is warned about.
     pub(super) fn info(&self) -> &WorkerInfo {
         &self.info
     }
@@ -311,16 +362,26 @@ impl Forwarding {
     }
 }
 
-/// Starts all or none. Each one's queue has been there before, so none holds a packet of a flow that
-/// another had begun with.
-fn spawn_all(options: Vec<WorkerOptions>, events: &mpsc::Sender<Event>) -> Result<Vec<Worker>> {
-    let mut workers = Vec::with_capacity(options.len());
+/// The sum over all workers.
+pub(super) fn total(counted: &[Counted]) -> Snapshot {
+    let mut sum = Snapshot::default();
+    counted.iter().for_each(|worker| sum.merge(&worker.snapshot));
+    sum
+}
+
+/// Starts workers until one does not start; `workers` get those that did. Each one's queue has been
+/// there before, so none holds a packet of a flow that another had begun with.
+fn spawn_all(
+    options: Vec<WorkerOptions>,
+    events: &mpsc::Sender<Event>,
+    workers: &mut Vec<Worker>,
+) -> Result<()> {
     for options in options {
         let worker = weft_dataplane::spawn(options).context("could not start the engine")?;
         carry_events(&worker, events.clone())?;
         workers.push(worker);
     }
-    Ok(workers)
+    Ok(())
 }
 
 /// All are told before any is waited for: what a queue holds when it is closed is lost, so the first
@@ -388,6 +449,45 @@ mod tests {
 
     fn table(epoch: u64) -> Arc<Table> {
         Arc::new(Table::new(TableInput { epoch, ..TableInput::default() }).unwrap())
+    }
+
+    /// A lane whose worker is not asked for anything.
+    fn lane(counters: &Arc<Counters>) -> Lane {
+        Lane {
+            worker: None,
+            engine: "epoll",
+            pending: None,
+            counters: Arc::clone(counters),
+            leaving: None,
+            earlier: Snapshot::default(),
+        }
+    }
+
+    #[test]
+    fn what_a_lane_counts_never_goes_back() {
+        let [first, second] = [Arc::new(Counters::default()), Arc::new(Counters::default())];
+        let mut lane = lane(&first);
+        first.turns.add(5);
+        lane.count_by(Arc::clone(&second));
+        assert_eq!(lane.snapshot().turns, 5);
+        second.turns.add(2);
+        first.turns.add(1);
+        assert_eq!(lane.snapshot().turns, 8, "the predecessor goes on until it has stopped");
+        lane.fold_leaving();
+        assert_eq!(lane.snapshot().turns, 8);
+        lane.fold_leaving();
+        assert_eq!(lane.snapshot().turns, 8, "each is kept once");
+    }
+
+    #[test]
+    fn a_total_is_the_sum_of_those_it_is_made_from() {
+        let counted = [3, 4].map(|turns| {
+            let counters = Counters::default();
+            counters.turns.add(turns);
+            Counted { engine: "epoll", snapshot: counters.snapshot() }
+        });
+        assert_eq!(total(&counted).turns, 7);
+        assert_eq!(total(&[]), Snapshot::default());
     }
 
     #[test]
