@@ -13,7 +13,7 @@ use weft_forward::drops::DropReason;
 
 use super::degraded::degraded;
 use super::events::{Paths, PeerId};
-use super::forwarding::{Counted, Forwarding};
+use super::forwarding::{Counted, Forwarding, total};
 use super::kernel;
 use super::metrics::{Moving, Scrape};
 use super::watchdog::{Stall, Stalls};
@@ -121,10 +121,13 @@ impl State {
     /// What there is to scrape.
     pub(super) fn scrape(&self) -> Scrape {
         let control = self.control.snapshot();
-        let moving = self.forwarding().map(|forwarding| Moving {
-            info: forwarding.info().clone(),
-            counted: forwarding.snapshot(),
-            workers: forwarding.counted().into_iter().map(|worker| worker.snapshot).collect(),
+        let moving = self.forwarding().map(|forwarding| {
+            let counted = forwarding.counted();
+            Moving {
+                info: forwarding.info().clone(),
+                counted: total(&counted),
+                workers: counted.into_iter().map(|worker| worker.snapshot).collect(),
+            }
         });
         let known = self.known();
         let id =
@@ -162,6 +165,8 @@ impl Answers for State {
         let stalled = self.with_stalls(|stalls| stalls.now().map(stalled));
         let forwarding = self.forwarding();
         let forwarding = forwarding.as_deref();
+        // Asked once, so that the sums are those of the workers beside them.
+        let counted = forwarding.map(Forwarding::counted);
         Status {
             version: VERSION.to_owned(),
             pid: std::process::id(),
@@ -172,8 +177,10 @@ impl Answers for State {
             datastore: datastore(&control.source),
             network: control.config.as_ref().map(network),
             engine: forwarding.map(engine),
-            workers: forwarding.map(workers),
-            traffic: forwarding.map(|forwarding| traffic(&forwarding.snapshot())),
+            traffic: counted.as_ref().map(|counted| traffic(&total(counted))),
+            workers: forwarding
+                .zip(counted)
+                .map(|(forwarding, counted)| workers(forwarding, counted)),
             peers: control.peers.len(),
             epoch: control.epoch,
             rejected: control.rejected.iter().map(rejected).collect(),
@@ -312,7 +319,7 @@ fn engine(forwarding: &Forwarding) -> Engine {
     }
 }
 
-fn workers(forwarding: &Forwarding) -> Workers {
+fn workers(forwarding: &Forwarding, counted: Vec<Counted>) -> Workers {
     let Crew { asked_for, count, fewer_because } = forwarding.crew().clone();
     let describe = |(number, worker): (usize, Counted)| {
         let Counted { engine, snapshot } = worker;
@@ -326,7 +333,7 @@ fn workers(forwarding: &Forwarding) -> Workers {
             busy_milliseconds: snapshot.busy_ns / 1_000_000,
         }
     };
-    let each = forwarding.counted().into_iter().enumerate().map(describe).collect();
+    let each = counted.into_iter().enumerate().map(describe).collect();
     Workers { count, asked_for, fewer_because, each }
 }
 
