@@ -3,6 +3,7 @@
 //! | change | what happens |
 //! | --- | --- |
 //! | `Port` | sockets are bound to it, and the lease tells it |
+//! | `Port`, to one whose source ports overlap those in use | told; a restart applies it |
 //! | `AllowedSources`, `StrictSource` | the next table has them |
 //! | `Network`, `SubnetMin`, `SubnetMax`, as long as the own subnet is one of them | route, subnet file and table follow |
 //! | `SourcePorts` | told; workers are as many as they were at the start |
@@ -34,8 +35,14 @@ pub(super) enum Verdict {
     Unusable(String),
 }
 
-/// Compares what is stored with what is in force on the node that has the subnets `own`.
-pub(super) fn judge(document: Option<&[u8]>, in_force: &NetworkConfig, own: &Leaf) -> Verdict {
+/// Compares what is stored with what is in force on the node that has the subnets `own` and sends from
+/// `source_ports` ports.
+pub(super) fn judge(
+    document: Option<&[u8]>,
+    in_force: &NetworkConfig,
+    own: &Leaf,
+    source_ports: u16,
+) -> Verdict {
     let Some(document) = document else {
         let note = "The network config is gone from the store. The one in force stays";
         return Verdict::Unusable(note.into());
@@ -47,7 +54,13 @@ pub(super) fn judge(document: Option<&[u8]>, in_force: &NetworkConfig, own: &Lea
             return Verdict::Unusable(format!("A changed network config is not usable. {error}"));
         }
     };
-    match reasons(in_force, &config, own).as_slice() {
+    let mut reasons = reasons(in_force, &config, own);
+    let distance = in_force.backend.port.abs_diff(config.backend.port);
+    // Sockets are bound while their predecessors still have their ports.
+    if (1..source_ports).contains(&distance) {
+        reasons.push("Backend.Port is among the ports in use, or the ports behind it are");
+    }
+    match reasons.as_slice() {
         [] => Verdict::Applicable(config),
         reasons => Verdict::Unusable(format!(
             "The network config has changed. Restart weft to apply it: {}",
@@ -96,7 +109,7 @@ mod tests {
 
     fn verdict(document: &str) -> Verdict {
         let in_force = NetworkConfig::parse(CONFIG.as_bytes()).unwrap();
-        judge(Some(document.as_bytes()), &in_force, &"10.5.9.0-24".parse().unwrap())
+        judge(Some(document.as_bytes()), &in_force, &"10.5.9.0-24".parse().unwrap(), 1)
     }
 
     fn note(document: &str) -> String {
@@ -142,8 +155,32 @@ mod tests {
         assert!(note("{").contains("not usable"));
         assert!(note(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).contains("vxlan"));
         let in_force = NetworkConfig::parse(CONFIG.as_bytes()).unwrap();
-        let gone = judge(None, &in_force, &"10.5.9.0-24".parse().unwrap());
+        let gone = judge(None, &in_force, &"10.5.9.0-24".parse().unwrap(), 1);
         assert!(matches!(gone, Verdict::Unusable(note) if note.contains("gone")));
+    }
+
+    #[test]
+    fn a_port_moves_only_clear_of_the_source_ports_in_use() {
+        let with_port = |port: u16| {
+            format!(
+                r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"udp","SourcePorts":3,"Port":{port}}}}}"#
+            )
+        };
+        let in_force = NetworkConfig::parse(with_port(8285).as_bytes()).unwrap();
+        let own = "10.5.9.0-24".parse().unwrap();
+        let verdict = |port: u16, source_ports| {
+            judge(Some(with_port(port).as_bytes()), &in_force, &own, source_ports)
+        };
+        assert_eq!(verdict(8285, 3), Verdict::Same);
+        for port in [8283, 8284, 8286, 8287] {
+            let verdict = verdict(port, 3);
+            let told = |note: &str| note.contains("Restart weft") && note.contains("Backend.Port");
+            assert!(matches!(&verdict, Verdict::Unusable(note) if told(note)), "{verdict:?}");
+        }
+        for (port, source_ports) in [(8282, 3), (8288, 3), (8283, 2), (8286, 1)] {
+            let verdict = verdict(port, source_ports);
+            assert!(matches!(verdict, Verdict::Applicable(_)), "{port} {verdict:?}");
+        }
     }
 
     fn interface(name: &str, address: &str, addresses: &[&str]) -> Interface {

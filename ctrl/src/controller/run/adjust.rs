@@ -106,7 +106,8 @@ impl<S: TableSink> Node<S> {
     }
 
     pub(super) fn handle_config(&mut self, document: Option<&[u8]>) {
-        let verdict = judge(document, &self.ground.config, &self.viewer.own);
+        let source_ports = self.adjustment.source_ports;
+        let verdict = judge(document, &self.ground.config, &self.viewer.own, source_ports);
         self.adjustment.config = None;
         let note = match verdict {
             Verdict::Same => None,
