@@ -181,7 +181,9 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
         status.raise(Concern::Start, "Choosing the interface".into());
     });
     let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
-    let interface = interface::select(&options.interface, families).await?;
+    let chosen = interface::select(&options.interface, families).await?;
+    chosen.log_refusals();
+    let interface = chosen.interface;
     let mtu = underlay::inner_mtu(&config, &interface)?;
     let begun = Begun {
         options,

@@ -21,7 +21,7 @@ mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub use choose::{Refusal, choose};
+pub use choose::{Chosen, Refusal, choose};
 use reader::{Netlink, ReadError};
 
 /// What the command line says about the interface; all empty means the default route's.
@@ -101,7 +101,7 @@ fn list(refusals: &[Refusal]) -> String {
 pub async fn select(
     options: &InterfaceOptions,
     families: Families,
-) -> Result<Interface, InterfaceError> {
+) -> Result<Chosen, InterfaceError> {
     let netlink = Netlink::open()?;
     let snapshot = netlink.snapshot().await?;
     let target = options.can_reach.as_deref().and_then(|text| text.parse().ok());

@@ -103,6 +103,24 @@ pub enum Refusal {
     },
 }
 
+/// What was chosen, and what was not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// The interface to take.
+    pub interface: Interface,
+    /// What was asked for before it and gave nothing.
+    pub refusals: Vec<Refusal>,
+}
+
+impl Chosen {
+    /// Writes into the log what gave nothing.
+    pub fn log_refusals(&self) {
+        for refusal in &self.refusals {
+            warn!(%refusal, taken = self.interface.name, "an interface setting gave nothing");
+        }
+    }
+}
+
 /// A device, and the addresses on it that what was asked for fixes.
 struct Found<'a> {
     link: &'a Link,
@@ -132,17 +150,12 @@ pub fn choose(
     families: Families,
     snapshot: &Snapshot,
     way: Option<&Way>,
-) -> Result<Interface, Vec<Refusal>> {
+) -> Result<Chosen, Vec<Refusal>> {
     let chooser = Chooser { options, families, snapshot };
     let mut refusals = Vec::new();
     for attempt in chooser.attempts(way) {
         match attempt().and_then(|found| chooser.complete(&found)) {
-            Ok(interface) => {
-                for refusal in &refusals {
-                    warn!(%refusal, taken = interface.name, "an interface setting gave nothing");
-                }
-                return Ok(interface);
-            }
+            Ok(interface) => return Ok(Chosen { interface, refusals }),
             Err(refusal) => refusals.push(refusal),
         }
     }

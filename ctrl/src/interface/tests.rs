@@ -186,6 +186,12 @@ fn the_first_wish_that_can_be_met_wins() {
     expect(&host, "iface=docker0 iface=eth1", BOTH, "eth1 10.1.0.2 fd01::2");
     let wish = options("iface=gone regex=nothing reach=x");
     assert_eq!(choose(&wish, V4, &host, None).unwrap_err().len(), 3);
+    let wish = options("iface=gone regex=nothing regex=eth0");
+    let refusals = choose(&wish, V4, &host, None).unwrap().refusals;
+    assert!(
+        matches!(refusals.as_slice(), [Refusal::NoSuchName { .. }, Refusal::NoMatch { .. }]),
+        "{refusals:?}"
+    );
 }
 
 /// Global before link-local, permanent before dynamic, others before temporary; deprecated never.
@@ -208,7 +214,7 @@ fn a_link_local_address_beside_ipv4_is_not_published() {
     let mut host = Snapshot { links: vec![link(9, "x")], ..Snapshot::default() };
     host.addresses.extend([on(9, "10.168.0.2"), on(9, "fe80::2")]);
     let both = Families { v4: true, v6: true };
-    let chosen = choose(&options("iface=x"), both, &host, None).unwrap();
+    let chosen = choose(&options("iface=x"), both, &host, None).unwrap().interface;
     assert_eq!(chosen.public_v4, chosen.address_v4);
     assert_eq!(chosen.address_v6.map(IpAddr::V6), Some(address("fe80::2")));
     assert_eq!(chosen.public_v6, None);
@@ -229,7 +235,7 @@ fn addresses_that_are_not_of_a_host_are_not_usable() {
 
 #[test]
 fn the_addresses_of_the_host_leave_out_those_of_services() {
-    let chosen = choose(&options(""), V4, &host(), None).unwrap();
+    let chosen = choose(&options(""), V4, &host(), None).unwrap().interface;
     assert!(chosen.addresses.contains(&address("127.0.0.1")));
     assert!(chosen.addresses.contains(&address("172.17.0.1")));
     assert!(chosen.addresses.contains(&address("fd01::3")));
@@ -344,7 +350,9 @@ fn expect(host: &Snapshot, wish: &str, families: Families, expected: &str) {
 fn expect_with(host: &Snapshot, wish: &str, families: Families, way: Option<&Way>, expected: &str) {
     let outcome = choose(&options(wish), families, host, way);
     match (outcome, expected.strip_prefix("! ")) {
-        (Ok(chosen), None) => assert_eq!(show(&chosen), expected, "{wish:?} {families:?}"),
+        (Ok(chosen), None) => {
+            assert_eq!(show(&chosen.interface), expected, "{wish:?} {families:?}");
+        }
         (Err(refusals), Some(part)) => {
             let texts: Vec<String> = refusals.iter().map(Refusal::to_string).collect();
             assert!(texts.join("; ").contains(part), "{wish:?} {families:?}: {texts:?}");

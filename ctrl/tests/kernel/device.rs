@@ -287,7 +287,7 @@ fn obstacles_are_found_before_anything_is_changed() {
     in_new_namespace("obstacles_are_found_before_anything_is_changed", || async {
         build_host();
         let families = Families { v4: true, v6: false };
-        let external = select(&InterfaceOptions::default(), families).await.unwrap();
+        let external = select(&InterfaceOptions::default(), families).await.unwrap().interface;
         check_before(&desired(), &external).await.unwrap();
 
         ip("route add 10.244.0.0/16 via 10.168.0.9");

@@ -85,14 +85,14 @@ fn the_choice_on_a_real_host() {
         let show = |chosen: &Interface| {
             (chosen.name.clone(), chosen.address_v4.unwrap().to_string(), chosen.address_v6)
         };
-        let by_default = select(&InterfaceOptions::default(), BOTH).await.unwrap();
+        let by_default = select(&InterfaceOptions::default(), BOTH).await.unwrap().interface;
         let v6 = Some("fd01::2".parse().unwrap());
         assert_eq!(show(&by_default), ("u1".to_owned(), "10.168.0.2".to_owned(), v6));
         assert_eq!(by_default.mtu, 1400);
         assert!(by_default.addresses.contains(&"172.17.0.1".parse().unwrap()));
 
         let named = InterfaceOptions { iface: vec!["u2".to_owned()], ..Default::default() };
-        let named = select(&named, V4).await.unwrap();
+        let named = select(&named, V4).await.unwrap().interface;
         assert_eq!(show(&named), ("u2".to_owned(), "10.169.0.3".to_owned(), None));
     });
 }
@@ -113,6 +113,7 @@ fn the_kernel_knows_the_way() {
             let chosen = select(&options, V4).await;
             match (chosen, expected) {
                 (Ok(chosen), Some((name, address))) => {
+                    let chosen = chosen.interface;
                     assert_eq!(chosen.name, name, "{target}");
                     assert_eq!(chosen.address_v4.unwrap().to_string(), address, "{target}");
                 }

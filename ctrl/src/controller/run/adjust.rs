@@ -14,12 +14,12 @@ use super::super::{TableSink, underlay, with_cause};
 use super::{Changed, Node, PERIOD, show_report};
 use crate::config::NetworkConfig;
 use crate::device::{self, DesiredDevice, Report};
-use crate::interface::{self, Families, Interface, InterfaceError, InterfaceOptions};
+use crate::interface::{self, Chosen, Families, Interface, InterfaceError, InterfaceOptions};
 
 /// How often the host is looked at while the address that is needed is gone.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
-type Looked = Result<Interface, InterfaceError>;
+type Looked = Result<Chosen, InterfaceError>;
 
 /// What is about to change.
 pub(super) struct Adjustment {
@@ -94,8 +94,13 @@ impl<S: TableSink> Node<S> {
     pub(super) fn handle_found(&mut self, found: Looked) {
         self.adjustment.looking = None;
         match found {
-            Ok(interface) => {
-                self.adjustment.interface = moved(&self.ground.interface, interface);
+            Ok(chosen) => {
+                let interface = moved(&self.ground.interface, chosen.interface.clone());
+                // The choice is made often, so only one that matters is explained, and once.
+                if interface.is_some() && interface != self.adjustment.interface {
+                    chosen.log_refusals();
+                }
+                self.adjustment.interface = interface;
                 self.adjustment.due_at = Instant::now();
             }
             Err(error) => debug!(problem = with_cause(&error), "no interface at the moment"),
