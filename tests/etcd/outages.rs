@@ -118,27 +118,31 @@ fn a_stream_outlives_every_outage_of_the_store() {
     both.stream.end();
 }
 
-/// A lease that is older than its life when the store comes back.
+/// A lease that is older than its life when its host reaches the store again.
 #[test]
 fn a_stream_outlives_a_lease_that_runs_out_in_an_outage() {
-    let Some(mut world) = World::with_config() else { return };
-    let mut etcd = world.etcd.remove(0);
+    let Some(world) = World::with_config() else { return };
+    let etcd = &world.etcd[0];
     let left = world.left.start(&["--iface=u1"]);
     let mut both = Joined::new(&world, left);
     let name = key("10.244.2.0-24");
     let value = etcd.value(&name).unwrap();
-    let granted = etcd.ctl(&["lease", "grant", "20"]);
+    for host in [&world.left, &world.right] {
+        cut_off(host);
+    }
+    both.wait_until_noticed();
+    // As if its day were almost over.
+    let granted = etcd.ctl(&["lease", "grant", "5"]);
     let id = granted.split(' ').nth(1).unwrap().to_owned();
-    // As if its day were almost over. What the daemon puts in its place comes too late.
     etcd.ctl(&["put", &format!("--lease={id}"), &name, "--", &value]);
-    etcd.kill();
-    sleep(Duration::from_secs(22));
+    wait_long(&mut both.right, "the end of its lease", |_| etcd.value(&name).is_none());
     both.check("an outage that outlasted the lease");
-    etcd.run();
-    etcd.wait();
-    both.wait_until_back();
+    // First the host itself: whoever sees a lease go and not come back takes the host out.
+    rejoin(&world.right);
     wait_long(&mut both.right, "a new day for its lease", |_| etcd.granted(&name) == Some(86_400));
     assert_eq!(etcd.value(&name).unwrap(), value);
+    rejoin(&world.left);
+    both.wait_until_back();
     both.check("a lease that ran out in an outage");
     both.stream.end();
 }
