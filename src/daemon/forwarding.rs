@@ -20,6 +20,7 @@ use weft_sys::tun::Tun;
 use weft_sys::udp::UdpSocket;
 
 use super::device;
+use super::events::WorkerId;
 use super::workers::{Crew, WorkerSockets};
 use crate::options::Without;
 
@@ -40,7 +41,14 @@ pub(super) struct Forwarding {
     control: Mutex<Control>,
     crew: Crew,
     info: WorkerInfo,
-    events: mpsc::WeakSender<Event>,
+    events: mpsc::WeakSender<Told>,
+}
+
+/// News of a worker.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) worker: WorkerId,
+    pub(super) event: Event,
 }
 
 /// The control side's hand on the workers.
@@ -219,7 +227,7 @@ fn offer_newest(
 
 impl Forwarding {
     /// Starts the workers. Their events come out of the receiver, which ends with the last of them.
-    pub(super) fn start(equipment: Equipment) -> Result<(Arc<Self>, mpsc::Receiver<Event>)> {
+    pub(super) fn start(equipment: Equipment) -> Result<(Arc<Self>, mpsc::Receiver<Told>)> {
         let Equipment { crew, queues, sockets, inner_mtu, engine, without, habits, table } =
             equipment;
         if let Err(error) = raise_memlock(LOCKED_BYTES * u64::from(crew.count)) {
@@ -229,7 +237,7 @@ impl Forwarding {
         let recipe = Recipe { queues, inner_mtu, engine, without, habits, table };
         let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
         let mut workers = Vec::new();
-        spawn_all(recipe.with(sockets)?, &sender, &mut workers)?;
+        spawn_all(recipe.with(sockets)?, 0, &sender, &mut workers)?;
         let info = workers.first().context("there is no worker")?.info().clone();
         let lanes = workers.into_iter().map(Lane::new).collect();
         let control = Control { lanes, replacements: 0, recipe: Some(recipe) };
@@ -247,13 +255,14 @@ impl Forwarding {
     ///
     /// The caller does this again only when it is done.
     pub(super) fn replace_sockets(&self, sockets: Vec<WorkerSockets>) -> Result<()> {
-        let options = match &self.control().recipe {
-            Some(recipe) => recipe.with(sockets)?,
-            None => bail!("The daemon is about to stop"),
+        let (options, replacements) = {
+            let control = self.control();
+            let Some(recipe) = &control.recipe else { bail!("The daemon is about to stop") };
+            (recipe.with(sockets)?, control.replacements + 1)
         };
         let events = self.events.upgrade().context("the workers have ended")?;
         let mut successors = Vec::new();
-        if let Err(error) = spawn_all(options, &events, &mut successors) {
+        if let Err(error) = spawn_all(options, replacements, &events, &mut successors) {
             self.give_up(successors);
             return Err(error);
         }
@@ -373,12 +382,15 @@ pub(super) fn total(counted: &[Counted]) -> Snapshot {
 /// there before, so none holds a packet of a flow that another had begun with.
 fn spawn_all(
     options: Vec<WorkerOptions>,
-    events: &mpsc::Sender<Event>,
+    replacements: u64,
+    events: &mpsc::Sender<Told>,
     workers: &mut Vec<Worker>,
 ) -> Result<()> {
     for options in options {
+        let id = WorkerId { replacements, number: options.number };
         let worker = weft_dataplane::spawn(options).context("could not start the engine")?;
-        carry_events(&worker, events.clone())?;
+        let told = move |event| Told { worker: id, event };
+        carry_events(&worker, told, events.clone())?;
         workers.push(worker);
     }
     Ok(())
@@ -426,11 +438,15 @@ impl TableSink for Tables {
 
 /// The worker must not wait, so its events lie in a queue of threads; this carries them over into
 /// one of tasks without anybody polling.
-fn carry_events(worker: &Worker, sender: mpsc::Sender<Event>) -> Result<()> {
+fn carry_events(
+    worker: &Worker,
+    told: impl Fn(Event) -> Told + Send + 'static,
+    sender: mpsc::Sender<Told>,
+) -> Result<()> {
     let events = worker.events().clone();
     let carry = move || {
         for event in events {
-            if sender.blocking_send(event).is_err() {
+            if sender.blocking_send(told(event)).is_err() {
                 return;
             }
         }

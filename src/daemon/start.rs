@@ -11,7 +11,7 @@ use weft_forward::table::{Table, TableInput};
 
 use super::degraded;
 use super::device;
-use super::forwarding::{Equipment, Forwarding, Tables};
+use super::forwarding::{Equipment, Forwarding, Tables, Told};
 use super::state::State;
 use super::tell_supervisor;
 use super::watchdog;
@@ -78,11 +78,11 @@ fn log_engine(options: &Options, info: &WorkerInfo) {
 }
 
 /// Ends with the reason when the worker has ended by itself.
-async fn follow_events(events: &mut mpsc::Receiver<Event>, state: &State) -> String {
-    while let Some(event) = events.recv().await {
-        match event {
+async fn follow_events(events: &mut mpsc::Receiver<Told>, state: &State) -> String {
+    while let Some(told) = events.recv().await {
+        match told.event {
             Event::Dead { reason } => return reason,
-            other => state.handle_event(&other),
+            _ => state.handle_event(&told),
         }
     }
     "it left no reason".to_owned()

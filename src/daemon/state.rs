@@ -13,7 +13,7 @@ use weft_forward::drops::DropReason;
 
 use super::degraded::degraded;
 use super::events::{Paths, PeerId};
-use super::forwarding::{Counted, Forwarding, total};
+use super::forwarding::{Counted, Forwarding, Told, total};
 use super::kernel;
 use super::metrics::{Moving, Scrape};
 use super::watchdog::{Stall, Stalls};
@@ -73,21 +73,33 @@ impl State {
     }
 
     /// Remembers what a worker told about a path. `Dead` is for the caller.
-    pub(super) fn handle_event(&self, event: &Event) {
+    pub(super) fn handle_event(&self, told: &Told) {
         let paths = &mut self.known().paths;
-        match event {
+        if paths.is_gone(told.worker) {
+            return;
+        }
+        match &told.event {
             Event::PathMtu { slot, generation, mtu } => {
-                paths.handle_path_mtu(PeerId { slot: *slot, generation: *generation }, *mtu);
+                let peer = PeerId { slot: *slot, generation: *generation };
+                paths.handle_path_mtu(told.worker, peer, *mtu);
             }
             Event::SegmentationOff { slot, generation, error } => {
                 let peer = PeerId { slot: *slot, generation: *generation };
-                paths.handle_segmentation_off(peer, &error.to_string());
+                paths.handle_segmentation_off(told.worker, peer, &error.to_string());
             }
             Event::SegmentationOn { slot, generation } => {
-                paths.handle_segmentation_on(PeerId { slot: *slot, generation: *generation });
+                let peer = PeerId { slot: *slot, generation: *generation };
+                paths.handle_segmentation_on(told.worker, peer);
             }
             Event::Dead { .. } => {}
         }
+    }
+
+    /// All workers were replaced, so often by now.
+    pub(super) fn handle_replacement(&self, replacements: u64) {
+        let mut known = self.known();
+        known.stalls.handle_replacement();
+        known.paths.handle_replacement(replacements);
     }
 
     /// What the watchdog has seen.

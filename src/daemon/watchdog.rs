@@ -75,7 +75,7 @@ pub(super) async fn watch(forwarding: &Forwarding, state: &State) -> Infallible 
         if forwarding.replacements() != replacements {
             replacements = forwarding.replacements();
             watches = forwarding.watches();
-            state.with_stalls(Stalls::handle_replacement);
+            state.handle_replacement(replacements);
         }
         for (worker, watch) in watches.iter_mut().enumerate() {
             if let Some(news) = watch.look(now) {
