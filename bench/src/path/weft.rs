@@ -53,7 +53,9 @@ pub struct Weft {
 impl Weft {
     /// The daemon with flannel's UDP mode and nothing special.
     pub fn new(program: &Path) -> Weft {
-        let config = format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"udp"}}}}"#);
+        // As many source ports as any path here has workers; with one worker only one is used.
+        let backend = r#"{"Type":"udp","SourcePorts":2}"#;
+        let config = format!(r#"{{"Network":"{NETWORK}","Backend":{backend}}}"#);
         Weft { program: program.to_owned(), config, flags: Vec::new() }
     }
 
