@@ -6,7 +6,6 @@
 use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::UdpSocket;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use serde::Serialize;
 
 use crate::lab::{Lab, LabOptions, Side, left_behind};
 use crate::measure::{CONGESTION_CONTROL, stream_gbps};
-use crate::path::{EngineChoice, Weft, WeftNode, weft_binary};
+use crate::path::{DaemonArguments, WeftNode};
 use crate::publish::Output;
 use crate::report::{Bar, Machine, median};
 
@@ -48,12 +47,8 @@ pub struct FloodArguments {
     /// Bytes of each datagram of the flood
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1472))]
     bytes: u16,
-    /// The engine of the daemons
-    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
-    engine: EngineChoice,
-    /// The weft binary [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    weft: Option<PathBuf>,
+    #[command(flatten)]
+    daemons: DaemonArguments,
     #[command(flatten)]
     output: Output,
 }
@@ -111,13 +106,12 @@ struct FloodReport {
 
 /// Measures as told, prints the figures, and says whether all is well.
 pub fn run(arguments: &FloodArguments) -> Result<bool> {
-    let mut weft = Weft::new(&weft_binary(arguments.weft.as_deref())?);
-    weft.flags = arguments.engine.flags();
+    let weft = arguments.daemons.weft()?;
     let lab = Lab::new(LabOptions::default())?;
     let mut nodes = [weft.start(&lab, Side::One)?, weft.start(&lab, Side::Two)?];
     let check = || nodes.iter_mut().try_for_each(|node| node.process_mut().check_running());
     lab.wait_for_reply(Side::One, Side::Two.pod_address().into(), PATIENCE, check)?;
-    let engine = nodes[1].status(lab.host(Side::Two))?["engine"]["name"].clone();
+    let engine = nodes[1].engine(lab.host(Side::Two))?;
     let mut rounds = Vec::new();
     for round in 0..arguments.rounds {
         for beside in Beside::ALL {
@@ -136,7 +130,7 @@ pub fn run(arguments: &FloodArguments) -> Result<bool> {
         machine: Machine::describe(),
         command: Machine::command_line(),
         congestion_control: CONGESTION_CONTROL,
-        engine: engine.as_str().unwrap_or_default().to_owned(),
+        engine,
         medians: Beside::ALL.into_iter().filter_map(|beside| middle(&rounds, beside)).collect(),
         rounds,
     };

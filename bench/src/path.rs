@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use wireguard::{Flavour, Tunnel};
 
-pub use weft::{EngineChoice, Weft, WeftNode, Work, weft_binary};
+pub use weft::{DaemonArguments, EngineChoice, Weft, WeftNode, Work, weft_binary};
 
 use crate::lab::{
     Lab, LabOptions, Memory, NETWORK, Process, Side, Topology, left_behind, wait_until,

@@ -39,14 +39,22 @@ impl Output {
             file => {
                 writeln!(stdout, "{text}").context("Cannot print")?;
                 if let Some(file) = file {
-                    let json = serde_json::to_string_pretty(&value)? + "\n";
-                    std::fs::write(file, json)
-                        .with_context(|| format!("Cannot write {}", file.display()))?;
+                    write_json(file, &value)?;
                 }
             }
         }
         Ok(!self.assert_bars || bars.iter().all(Bar::holds))
     }
+}
+
+/// Writes a value for people and programs.
+pub(crate) fn write_json(file: &Path, value: &Value) -> Result<()> {
+    write_file(file, serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Writes a whole file.
+pub(crate) fn write_file(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    std::fs::write(file, content).with_context(|| format!("Cannot write {}", file.display()))
 }
 
 /// Bars, each with whether it holds.

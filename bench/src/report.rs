@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 pub use bars::Bar;
 pub use machine::Machine;
-pub use render::{Rendering, write_json};
+pub use render::Rendering;
 pub use versions::versions;
 
 use crate::lab::{Topology, Underlay};

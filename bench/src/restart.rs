@@ -1,7 +1,6 @@
 //! The `restart` command: daemons are killed and started again while a train runs between the pods.
 
 use std::fmt::{self, Display, Formatter};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::lab::{Lab, LabOptions, Side, Signal, left_behind, wait_until};
-use crate::path::{EngineChoice, Weft, WeftNode, weft_binary};
+use crate::path::{DaemonArguments, Weft, WeftNode};
 use crate::publish::Output;
 use crate::report::{Bar, Machine, median};
 use crate::train::Train;
@@ -36,12 +35,8 @@ pub struct RestartArguments {
     /// How often a daemon is killed: host 1's and host 2's in turn
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     kills: u32,
-    /// The engine of the daemons
-    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
-    engine: EngineChoice,
-    /// The weft binary [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    weft: Option<PathBuf>,
+    #[command(flatten)]
+    daemons: DaemonArguments,
     #[command(flatten)]
     output: Output,
 }
@@ -77,8 +72,7 @@ struct RestartReport {
 
 /// Kills as told, prints what it cost, and says whether all is well.
 pub fn run(arguments: &RestartArguments) -> Result<bool> {
-    let mut weft = Weft::new(&weft_binary(arguments.weft.as_deref())?);
-    weft.flags = arguments.engine.flags();
+    let weft = arguments.daemons.weft()?;
     let lab = Lab::new(LabOptions::default())?;
     let mut run = Run::start(&lab, weft)?;
     let mut kills = Vec::new();

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, ensure};
 use crate::lab::{Lab, LabOptions, OneCoreEach, Side, Topology, Underlay, left_behind, wait_until};
 use crate::measure::{Figure, MeasuredPath, Round, Sample, Step, steps};
 use crate::path::{PathKind, Programs, RunningPath, in_fresh_lab};
-use crate::report::{Machine, PathReport, Report, UnderlayReport, versions, write_json};
+use crate::publish::write_json;
+use crate::report::{Machine, PathReport, Report, UnderlayReport, versions};
 use crate::train::Train;
 
 pub use arguments::{LabArguments, ReportArguments};
@@ -177,7 +178,7 @@ fn publish(arguments: &LabArguments, report: &Report) -> Result<bool> {
         writeln!(stdout, "\n{text}").context("Cannot print")?;
     }
     if let Some(file) = arguments.json.as_deref().filter(|_| !to_stdout) {
-        write_json(file, report)?;
+        write_json(file, &report.to_json())?;
     }
     arguments.rendering.write(report)?;
     let bars_hold =

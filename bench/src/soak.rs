@@ -2,7 +2,6 @@
 //! stay flat, every segment must be accounted for, and nothing may be said at level error.
 
 use std::fmt::{self, Display, Formatter};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +11,7 @@ use serde_json::Value;
 
 use crate::lab::{Lab, LabOptions, Memory, Process, Side, left_behind};
 use crate::measure::CONGESTION_CONTROL;
-use crate::path::{EngineChoice, Weft, WeftNode, weft_binary};
+use crate::path::{DaemonArguments, WeftNode};
 use crate::publish::Output;
 use crate::report::{Bar, Machine};
 
@@ -51,12 +50,8 @@ pub struct SoakArguments {
     /// Seconds from one look at the memory to the next
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     period: u32,
-    /// The engine of the daemons
-    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
-    engine: EngineChoice,
-    /// The weft binary [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    weft: Option<PathBuf>,
+    #[command(flatten)]
+    daemons: DaemonArguments,
     #[command(flatten)]
     output: Output,
 }
@@ -90,8 +85,7 @@ struct SoakReport {
 
 /// Loads as told, prints what was seen, and says whether all is well.
 pub fn run(arguments: &SoakArguments) -> Result<bool> {
-    let mut weft = Weft::new(&weft_binary(arguments.weft.as_deref())?);
-    weft.flags = arguments.engine.flags();
+    let weft = arguments.daemons.weft()?;
     let lab = Lab::new(LabOptions::default())?;
     let mut nodes = vec![weft.start(&lab, Side::One)?, weft.start(&lab, Side::Two)?];
     let check = || nodes.iter_mut().try_for_each(|node| node.process_mut().check_running());

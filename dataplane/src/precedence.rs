@@ -34,15 +34,16 @@ pub(crate) struct Precedence {
 impl Precedence {
     /// Takes precedence as far as it is allowed. What somebody else has set is kept.
     pub(crate) fn take() -> Precedence {
-        let levels = match Scheduling::current() {
-            Ok(Some(found)) if found.nice == 0 => levels(found.nice),
-            Ok(Some(found)) => {
-                // Nobody's wish is hurt by short slices.
-                let _ = Scheduling { slice: SLICE, ..found }.apply();
-                None
+        let levels = Scheduling::current().ok().flatten().and_then(|found| {
+            // Nobody's wish is hurt by short slices.
+            let plain = Scheduling { slice: SLICE, ..found };
+            let raised = Scheduling { nice: NICE, ..plain };
+            if found.nice == 0 && raised.apply().is_ok() {
+                return Some((plain, raised));
             }
-            _ => None,
-        };
+            let _ = plain.apply();
+            None
+        });
         Precedence { levels, flooded_until: None }
     }
 
@@ -69,17 +70,6 @@ impl Precedence {
             let _ = if raise { raised } else { plain }.apply();
         }
     }
-}
-
-/// Both levels, if the higher one is allowed.
-fn levels(nice: i32) -> Option<(Scheduling, Scheduling)> {
-    let plain = Scheduling { nice, slice: SLICE };
-    let raised = Scheduling { nice: NICE, slice: SLICE };
-    if raised.apply().is_ok() {
-        return Some((plain, raised));
-    }
-    let _ = plain.apply();
-    None
 }
 
 #[cfg(test)]

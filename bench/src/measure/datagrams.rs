@@ -51,7 +51,7 @@ pub(super) struct Fate {
 impl Datagrams<'static> {
     /// A mixture of sizes.
     pub(super) fn imix() -> Datagrams<'static> {
-        Datagrams { sizes: IMIX, ..Datagrams::of(IMIX) }
+        Datagrams::of(IMIX)
     }
 }
 

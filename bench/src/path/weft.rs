@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::lab::{Lab, NETWORK, NETWORK_V6, Namespace, Process, Side};
@@ -28,6 +28,26 @@ impl EngineChoice {
             EngineChoice::Epoll => "epoll",
         };
         vec!["--engine".to_owned(), name.to_owned()]
+    }
+}
+
+/// Which daemons a command runs.
+#[derive(Args, Clone, Debug)]
+pub struct DaemonArguments {
+    /// The engine of the daemons
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    engine: EngineChoice,
+    /// The weft binary [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    weft: Option<PathBuf>,
+}
+
+impl DaemonArguments {
+    /// How the daemons are to be started.
+    pub fn weft(&self) -> Result<Weft> {
+        let mut weft = Weft::new(&weft_binary(self.weft.as_deref())?);
+        weft.flags = self.engine.flags();
+        Ok(weft)
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{Report, plot};
+use crate::publish::{write_file, write_json};
 
 /// Where a report goes, besides the terminal.
 #[derive(Args, Clone, Debug, Default)]
@@ -25,24 +26,18 @@ impl Rendering {
     /// Writes what was asked for.
     pub fn write(&self, report: &Report) -> Result<()> {
         if let Some(file) = &self.markdown {
-            write(file, report.to_markdown(&[]))?;
+            write_file(file, report.to_markdown(&[]))?;
         }
         if let Some(directory) = &self.plots {
             draw(directory, report)?;
         }
         if let Some(directory) = &self.output {
             let plots = draw(directory, report)?;
-            write_json(&directory.join("report.json"), report)?;
-            write(&directory.join("report.md"), report.to_markdown(&plots))?;
+            write_json(&directory.join("report.json"), &report.to_json())?;
+            write_file(&directory.join("report.md"), report.to_markdown(&plots))?;
         }
         Ok(())
     }
-}
-
-/// Writes everything that a report knows, as JSON.
-pub fn write_json(file: &Path, report: &Report) -> Result<()> {
-    let json = serde_json::to_string_pretty(&report.to_json())?;
-    write(file, json + "\n")
 }
 
 /// Draws all plots; the names of the SVG files.
@@ -52,13 +47,9 @@ fn draw(directory: &Path, report: &Report) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for (name, drawing) in plot::draw_all(report) {
         let file = format!("{name}.svg");
-        write(&directory.join(&file), drawing.to_svg())?;
-        write(&directory.join(format!("{name}.png")), drawing.to_png()?)?;
+        write_file(&directory.join(&file), drawing.to_svg())?;
+        write_file(&directory.join(format!("{name}.png")), drawing.to_png()?)?;
         names.push(file);
     }
     Ok(names)
-}
-
-fn write(file: &Path, content: impl AsRef<[u8]>) -> Result<()> {
-    std::fs::write(file, content).with_context(|| format!("Cannot write {}", file.display()))
 }
