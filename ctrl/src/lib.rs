@@ -10,6 +10,7 @@
 //! - [`source`]: where leases are kept.
 //! - [`interface`]: the interface that carries the traffic between hosts.
 //! - [`device`]: addresses, routes and settings of the tunnel device.
+//! - [`kernel`]: kernel state that reaches peers without the engine.
 //! - [`subnet_file`]: the file that container runtimes read.
 //! - [`desired`]: leases and config to a table (pure).
 //! - [`status`]: what is known, for people.
@@ -24,6 +25,7 @@ pub mod desired;
 pub mod device;
 pub mod identity;
 pub mod interface;
+pub mod kernel;
 pub mod lease;
 pub mod source;
 pub mod status;

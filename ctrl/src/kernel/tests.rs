@@ -1,0 +1,3 @@
+//! The kernel's objects as text.
+
+mod object;
