@@ -132,8 +132,12 @@ pub struct LeaseStatus {
     pub id: Identity,
     /// Seconds until it runs out unless it is renewed; `None` if it does not, or if that is unknown.
     pub expires_in_seconds: Option<u64>,
+    /// Seconds since this daemon last wrote it; `None` before the first time.
+    pub age_seconds: Option<u64>,
     #[serde(skip)]
     expires_at: Option<Instant>,
+    #[serde(skip)]
+    written_at: Option<Instant>,
 }
 
 /// The source of leases.
@@ -156,6 +160,18 @@ pub struct SourceStatus {
 /// A change takes longer than this only if something is wrong.
 const DELAY_MAX: Duration = Duration::from_millis(50);
 
+/// Upper ends of the classes that delays are counted in. [`DELAY_MAX`] is one of them.
+const DELAY_CLASSES: [Duration; 8] = [
+    Duration::from_millis(1),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    DELAY_MAX,
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+];
+
 /// From the arrival of the oldest change to the table that has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TableDelays {
@@ -163,6 +179,8 @@ pub struct TableDelays {
     pub tables: u64,
     /// Those that took above 50 milliseconds.
     pub late: u64,
+    #[serde(skip)]
+    classes: [u64; DELAY_CLASSES.len()],
     /// The sum.
     pub total: Duration,
     /// The longest.
@@ -170,11 +188,23 @@ pub struct TableDelays {
 }
 
 impl TableDelays {
-    pub(crate) fn add(&mut self, delay: Duration) {
+    /// Counts one more table.
+    pub fn add(&mut self, delay: Duration) {
         self.tables += 1;
+        if let Some(class) = DELAY_CLASSES.iter().position(|end| delay <= *end) {
+            self.classes[class] += 1;
+        }
         self.late += u64::from(delay > DELAY_MAX);
         self.total += delay;
         self.longest = self.longest.max(delay);
+    }
+
+    /// Classes of delays from short to long, each with its upper end (`None` for the last, which has
+    /// none) and the number of tables in it alone.
+    pub fn classes(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
+        let beyond = self.tables - self.classes.iter().sum::<u64>();
+        let ended = DELAY_CLASSES.into_iter().map(Some).zip(self.classes);
+        ended.chain([(None, beyond)])
     }
 }
 
@@ -257,6 +287,8 @@ pub(crate) enum Concern {
     Renewal,
     LeaseSource,
     Device,
+    /// The interface has a subnet that our network cannot live beside.
+    Underlay,
     Routes,
 }
 
@@ -299,6 +331,7 @@ impl StatusHandle {
         if let Some(lease) = &mut status.lease {
             let left = |end: Instant| end.saturating_duration_since(Instant::now()).as_secs();
             lease.expires_in_seconds = lease.expires_at.map(left);
+            lease.age_seconds = lease.written_at.map(|written| written.elapsed().as_secs());
         }
         status
     }
@@ -356,7 +389,7 @@ impl Status {
             check("datastore", &[Concern::LeaseSource], missing(self.config.is_some())),
             check("lease", &[Concern::Lease, Concern::Renewal], missing(self.lease.is_some())),
             check("device", &[Concern::Device], missing(self.device.is_some())),
-            check("routes", &[Concern::Routes], missing(self.device.is_some())),
+            check("routes", &[Concern::Underlay, Concern::Routes], missing(self.device.is_some())),
             check("subnet file", &[Concern::SubnetFile], missing(self.phase == Phase::Running)),
             check("start", &[Concern::Start], None),
         ]
@@ -404,19 +437,13 @@ impl Status {
     }
 
     pub(crate) fn set_lease(&mut self, leaf: &Leaf, id: Identity) {
-        self.lease = Some(LeaseStatus {
-            name: leaf.to_string(),
-            subnet: leaf.v4.map(|net| net.to_string()),
-            ipv6_subnet: leaf.v6.map(|net| net.to_string()),
-            id,
-            expires_in_seconds: None,
-            expires_at: None,
-        });
+        self.lease = Some(LeaseStatus::new(leaf, id));
     }
 
-    pub(crate) fn set_expiry(&mut self, expires_at: Option<Instant>) {
+    /// When the own lease was last written, and when it runs out.
+    pub(crate) fn set_life(&mut self, written_at: Option<Instant>, expires_at: Option<Instant>) {
         if let Some(lease) = &mut self.lease {
-            lease.expires_at = expires_at;
+            (lease.written_at, lease.expires_at) = (written_at, expires_at);
         }
     }
 
@@ -452,6 +479,23 @@ impl Status {
             *self.rejections.entry(one.reason).or_default() += 1;
         }
         self.rejected = rejected;
+    }
+}
+
+impl LeaseStatus {
+    /// A lease of which nothing is known but what it is.
+    #[must_use]
+    pub fn new(leaf: &Leaf, id: Identity) -> Self {
+        Self {
+            name: leaf.to_string(),
+            subnet: leaf.v4.map(|net| net.to_string()),
+            ipv6_subnet: leaf.v6.map(|net| net.to_string()),
+            id,
+            expires_in_seconds: None,
+            age_seconds: None,
+            expires_at: None,
+            written_at: None,
+        }
     }
 }
 
@@ -521,6 +565,7 @@ mod tests {
             (Concern::Renewal, "lease"),
             (Concern::Lease, "lease"),
             (Concern::Device, "device"),
+            (Concern::Underlay, "routes"),
             (Concern::Routes, "routes"),
             (Concern::SubnetFile, "subnet file"),
             (Concern::Start, "start"),
@@ -530,6 +575,19 @@ mod tests {
             assert_eq!(handle.is_ready(), !concern.blocks(), "{concern:?}");
             handle.change(|status| status.set(concern, &[]));
         }
+    }
+
+    #[test]
+    fn delays_are_counted_in_classes() {
+        let mut delays = TableDelays::default();
+        for milliseconds in [0, 1, 2, 50, 51, 1000, 1001, 5000] {
+            delays.add(Duration::from_millis(milliseconds));
+        }
+        let counts: Vec<u64> = delays.classes().map(|(_, count)| count).collect();
+        assert_eq!(counts, [2, 1, 0, 0, 1, 1, 0, 1, 2]);
+        let late = delays.classes().filter(|(end, _)| end.is_none_or(|end| end > DELAY_MAX));
+        assert_eq!(late.map(|(_, count)| count).sum::<u64>(), delays.late);
+        assert!(DELAY_CLASSES.is_sorted());
     }
 
     #[test]

@@ -424,6 +424,40 @@ fn another_address_is_used_when_the_first_is_gone() {
     });
 }
 
+/// What would end a start is named while the node runs, and taken up only when it is gone.
+#[test]
+fn an_address_whose_subnet_overlaps_the_network_is_named_and_not_used() {
+    in_new_namespace("overlap", || async {
+        let world = World::with_config(CONFIG);
+        world
+            .run(async |lease, tables| {
+                until("ready", || world.status.is_ready()).await;
+                let stored = || read(&world.path("subnets").join(lease));
+                let before = stored();
+                ip("addr del 10.168.0.2/24 dev u1");
+                ip("addr add 10.244.7.9/24 dev u1");
+                let named = || {
+                    let problems = world.status().problems;
+                    problems.iter().any(|one| one.contains("overlaps the subnet 10.244.7.0/24"))
+                };
+                until("named", named).await;
+                assert!(!world.status.is_ready());
+                let checks = world.status().checks();
+                let routes = checks.iter().find(|check| check.name == "routes").unwrap();
+                assert!(routes.problem.as_ref().unwrap().contains("overlaps"), "{routes:?}");
+                assert!(tables.1.borrow().is_empty(), "nothing is sent from it");
+                assert_eq!(stored(), before, "and nobody is told of it");
+
+                ip("addr del 10.244.7.9/24 dev u1");
+                ip("addr add 10.168.0.9/24 dev u1");
+                until("another address is told", || stored().contains("10.168.0.9")).await;
+                until("ready again", || world.status.is_ready()).await;
+                assert!(!named());
+            })
+            .await;
+    });
+}
+
 #[test]
 fn a_deleted_device_ends_the_run() {
     in_new_namespace("deleted", || async {

@@ -9,11 +9,13 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
+use weft_ctrl::status::TableDelays;
 use weft_forward::counters::HistogramSnapshot;
 
 pub(super) use families::{Moving, Scrape};
@@ -73,6 +75,7 @@ enum Value {
     Seconds(f64),
     Gauge(u64),
     Histogram(HistogramSnapshot),
+    Delays(TableDelays),
     /// Always 1; the labels say it.
     Info,
 }
@@ -82,7 +85,7 @@ impl Value {
         match self {
             Self::Counter(_) | Self::Seconds(_) => MetricType::Counter,
             Self::Gauge(_) => MetricType::Gauge,
-            Self::Histogram(_) => MetricType::Histogram,
+            Self::Histogram(_) | Self::Delays(_) => MetricType::Histogram,
             Self::Info => MetricType::Info,
         }
     }
@@ -106,6 +109,14 @@ impl Value {
                     histogram.buckets().map(|(last, count)| (bound(last), count)).collect();
                 let (sum, count) = (histogram.sum() as f64, histogram.count());
                 encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+            }
+            Self::Delays(delays) => {
+                let bound =
+                    |end: Option<Duration>| end.map_or(f64::INFINITY, |end| end.as_secs_f64());
+                let buckets: Vec<(f64, u64)> =
+                    delays.classes().map(|(end, count)| (bound(end), count)).collect();
+                let sum = delays.total.as_secs_f64();
+                encoder.encode_histogram::<NoLabelSet>(sum, delays.tables, &buckets, None)
             }
             Self::Info => Ok(()),
         }

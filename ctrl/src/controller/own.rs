@@ -171,6 +171,11 @@ impl OwnLease {
         }
     }
 
+    /// When the last write that we know of was begun.
+    pub(super) fn written_at(&self) -> Option<Instant> {
+        self.written.map(|(_, began)| began)
+    }
+
     /// When it runs out, as far as we know.
     pub(super) fn expires_at(&self) -> Option<Instant> {
         let (_, began) = self.written?;

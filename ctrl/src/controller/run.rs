@@ -309,9 +309,10 @@ impl<S: TableSink> Node<S> {
     fn show_lease(&mut self, state: State) {
         self.is_unconfirmed &= state != State::Ours;
         let stored = self.book.present(self.own.name());
+        let written_at = self.own.written_at();
         let expires_at = self.own.expires_at().filter(|_| stored.is_none_or(|one| one.expires));
         self.status.change(|status| {
-            status.set_expiry(expires_at);
+            status.set_life(written_at, expires_at);
             status.clear(Concern::Renewal);
             match state {
                 State::Ours => status.clear(Concern::Lease),

@@ -60,6 +60,19 @@ pub async fn check_before(
     Err(DeviceError::Obstacles(obstacles))
 }
 
+/// Subnets of the interface that a network of ours shares addresses with. Changes nothing.
+///
+/// # Errors
+/// The kernel's state cannot be read.
+pub(crate) async fn overlaps(
+    networks: &[IpNet],
+    external: &Interface,
+) -> Result<Vec<Obstacle>, ReadError> {
+    let snapshot = snapshot().await?;
+    let overlaps = networks.iter().flat_map(|network| overlapping(*network, external, &snapshot));
+    Ok(overlaps.collect())
+}
+
 async fn snapshot() -> Result<Snapshot, ReadError> {
     Netlink::open()?.snapshot().await
 }
@@ -73,13 +86,7 @@ pub(super) fn obstacles(
 ) -> Vec<Obstacle> {
     let mut obstacles = Vec::new();
     for network in desired.networks() {
-        let own_subnets = external_subnets(external, snapshot);
-        let underlay = own_subnets.filter(|subnet| overlap(*subnet, network));
-        obstacles.extend(underlay.map(|subnet| Obstacle::Subnet {
-            network,
-            subnet,
-            device: external.name.clone(),
-        }));
+        obstacles.extend(overlapping(network, external, snapshot));
         for route in &snapshot.routes {
             obstacles.extend(obstacle(desired, network, route, snapshot));
         }
@@ -91,6 +98,17 @@ pub(super) fn obstacles(
         is_new
     });
     obstacles
+}
+
+fn overlapping<'a>(
+    network: IpNet,
+    external: &'a Interface,
+    snapshot: &'a Snapshot,
+) -> impl Iterator<Item = Obstacle> + 'a {
+    let subnets = external_subnets(external, snapshot);
+    let device = external.name.clone();
+    let obstacle = move |subnet| Obstacle::Subnet { network, subnet, device: device.clone() };
+    subnets.filter(move |subnet| overlap(*subnet, network)).map(obstacle)
 }
 
 fn external_subnets<'a>(

@@ -93,19 +93,23 @@ fn store(control: &Status) -> Vec<Family> {
         counter("store_events", "Changes of leases seen, and leases listed.", source.events),
         counter("store_errors", "Failures of the store, or on the way to it.", source.errors),
     ];
-    let delays = &control.delays;
-    let total = Value::Seconds(delays.total.as_secs_f64());
     let delay = family(
         "table_delay",
-        "From a change of leases to its table, in all.",
-        [(labels([]), total)],
+        "From a change of leases to its table.",
+        [(labels([]), Value::Delays(control.delays))],
     );
-    all.extend([
-        counter("tables", "Tables that were made because leases changed.", delays.tables),
-        counter("tables_late", "Those that took above 50 milliseconds.", delays.late),
-        delay.of(Unit::Seconds),
-    ]);
-    let left = control.lease.as_ref().and_then(|lease| lease.expires_in_seconds);
+    all.push(delay.of(Unit::Seconds));
+    let rejections = control.rejections.iter();
+    all.push(family(
+        "lease_rejections",
+        "Leases that were found not to be believed, by reason.",
+        rejections.map(|(reason, count)| (labels([("reason", reason)]), Value::Counter(*count))),
+    ));
+    let lease = control.lease.as_ref();
+    let age = lease.and_then(|lease| lease.age_seconds);
+    let help = "Time since the own lease was last written.";
+    all.extend(age.map(|age| gauge("lease_age", help, age).of(Unit::Seconds)));
+    let left = lease.and_then(|lease| lease.expires_in_seconds);
     let help = "Time until the own lease runs out unless it is renewed.";
     all.extend(left.map(|left| gauge("lease_remaining", help, left).of(Unit::Seconds)));
     all

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use weft_ctrl::status::LeaseStatus;
 use weft_forward::counters::Counters;
 use weft_forward::drops::DropReason;
 
@@ -19,9 +20,22 @@ fn scrape(counted: weft_forward::counters::Snapshot) -> Scrape {
     let mut control = weft_ctrl::status::StatusHandle::new().snapshot();
     control.device =
         Some(weft_ctrl::status::DeviceStatus { name: "flannel0".into(), index: 1, mtu: 1472 });
+    control.lease = Some(lease());
+    control.rejections.insert("value", 4);
+    for milliseconds in [1, 30, 70, 2000] {
+        control.delays.add(Duration::from_millis(milliseconds));
+    }
+    control.source = weft_ctrl::status::SourceStatus {
+        connected: true,
+        listings: 2,
+        restarts: 3,
+        events: 40,
+        errors: 5,
+        ..Default::default()
+    };
     Scrape {
         ready: true,
-        uptime: std::time::Duration::from_secs(5),
+        uptime: Duration::from_secs(5),
         resident_bytes: Some(4096),
         control,
         stalls: 2,
@@ -35,6 +49,13 @@ fn scrape(counted: weft_forward::counters::Snapshot) -> Scrape {
             workers: vec![counted, Counters::default().snapshot()],
         }),
     }
+}
+
+fn lease() -> LeaseStatus {
+    let id = "00112233445566778899aabbccddeeff".parse().unwrap();
+    let mut lease = LeaseStatus::new(&"10.244.1.0-24".parse().unwrap(), id);
+    (lease.age_seconds, lease.expires_in_seconds) = (Some(300), Some(86_100));
+    lease
 }
 
 #[derive(Debug)]
@@ -148,6 +169,20 @@ fn numbers_arrive_under_their_names() {
         ("weft_worker_stalls_total", 2.0),
         ("weft_segmentation_off_peers", 3.0),
         ("weft_ready", 1.0),
+        ("weft_lease_age_seconds", 300.0),
+        ("weft_lease_remaining_seconds", 86_100.0),
+        (r#"weft_lease_rejections_total{reason="value"}"#, 4.0),
+        ("weft_store_connected", 1.0),
+        ("weft_store_listings_total", 2.0),
+        ("weft_store_restarts_total", 3.0),
+        ("weft_store_events_total", 40.0),
+        ("weft_store_errors_total", 5.0),
+        (r#"weft_table_delay_seconds_bucket{le="0.001"}"#, 1.0),
+        (r#"weft_table_delay_seconds_bucket{le="0.05"}"#, 2.0),
+        (r#"weft_table_delay_seconds_bucket{le="0.1"}"#, 3.0),
+        (r#"weft_table_delay_seconds_bucket{le="+Inf"}"#, 4.0),
+        ("weft_table_delay_seconds_sum", 2.101),
+        ("weft_table_delay_seconds_count", 4.0),
     ] {
         assert_eq!(samples.get(series), Some(&value), "{series}: {samples:#?}");
     }

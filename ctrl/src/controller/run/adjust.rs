@@ -15,11 +15,13 @@ use super::{Changed, Node, PERIOD, show_report};
 use crate::config::NetworkConfig;
 use crate::device::{self, DesiredDevice, Report};
 use crate::interface::{self, Chosen, Families, Interface, InterfaceError, InterfaceOptions};
+use crate::status::Concern;
 
 /// How often the host is looked at while the address that is needed is gone.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
-type Looked = Result<Chosen, InterfaceError>;
+/// What was found, with subnets of it that our network cannot live beside.
+type Looked = Result<(Chosen, Vec<String>), InterfaceError>;
 
 /// What is about to change.
 pub(super) struct Adjustment {
@@ -84,9 +86,13 @@ impl<S: TableSink> Node<S> {
         let options = self.adjustment.options.clone();
         let config = &self.ground.config;
         let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
+        let networks: Vec<_> = config.networks().collect();
         let looking = async move {
             sleep(pause).await;
-            interface::select(&options, families).await
+            let chosen = interface::select(&options, families).await?;
+            let overlaps = device::overlaps(&networks, &chosen.interface).await?;
+            let sentences = overlaps.iter().map(ToString::to_string).collect();
+            Ok((chosen, sentences))
         };
         self.adjustment.looking = Some(looking.boxed());
     }
@@ -94,8 +100,10 @@ impl<S: TableSink> Node<S> {
     pub(super) fn handle_found(&mut self, found: Looked) {
         self.adjustment.looking = None;
         match found {
-            Ok(chosen) => {
-                let interface = moved(&self.ground.interface, chosen.interface.clone());
+            Ok((chosen, overlaps)) => {
+                self.show_overlaps(&overlaps);
+                let interface = moved(&self.ground.interface, chosen.interface.clone())
+                    .filter(|_| overlaps.is_empty());
                 // The choice is made often, so only one that matters is explained, and once.
                 if interface.is_some() && interface != self.adjustment.interface {
                     chosen.log_refusals();
@@ -108,6 +116,15 @@ impl<S: TableSink> Node<S> {
         if self.adjustment.is_stranded && self.adjustment.interface.is_none() {
             self.look_at_host(LOOK_PAUSE);
         }
+    }
+
+    /// A start would be refused with these. A running node goes on as it was and says so.
+    fn show_overlaps(&self, overlaps: &[String]) {
+        let is_new = !overlaps.is_empty() && !self.status.has(Concern::Underlay);
+        if is_new {
+            warn!(?overlaps, "the interface has a subnet that the network cannot live beside");
+        }
+        self.status.change(|status| status.set(Concern::Underlay, overlaps));
     }
 
     pub(super) fn handle_config(&mut self, document: Option<&[u8]>) {
