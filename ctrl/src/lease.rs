@@ -20,7 +20,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use regex::Regex;
 
 pub use check::{Limits, Rejection};
-pub use value::{Attributes, ValueError, WEFT_VERSION, Weft};
+pub(crate) use value::shortened;
+pub use value::{Attributes, VALUE_BYTES_MAX, ValueError, WEFT_VERSION, Weft};
 
 /// Longest IPv4 and IPv6 prefix lengths of a lease's name; a single address is not a subnet.
 const LENGTH_MAX_V4: u8 = 31;

@@ -14,7 +14,7 @@ use crate::config::{NetworkConfig, SubnetRange};
 use crate::desired::{Accepted, View};
 use crate::identity::Identity;
 use crate::interface::Interface;
-use crate::lease::Leaf;
+use crate::lease::{Leaf, shortened};
 use crate::source::Health;
 
 /// How far the daemon has come.
@@ -266,10 +266,14 @@ pub struct SkippedStatus {
     pub backend: String,
 }
 
+/// Letters of a name that are shown. The longest name of a lease is far shorter; a stray key may have
+/// more than a million.
+const NAME_LENGTH_MAX: usize = 100;
+
 /// A lease that is not believed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RejectedStatus {
-    /// Its name in the source.
+    /// Its name in the source, or the beginning of a very long one.
     pub name: String,
     /// Short name of the reason.
     pub reason: &'static str,
@@ -470,7 +474,7 @@ impl Status {
             .rejected
             .iter()
             .map(|one| RejectedStatus {
-                name: one.name.clone(),
+                name: shortened(&one.name, NAME_LENGTH_MAX),
                 reason: one.reason.name(),
                 text: one.reason.to_string(),
             })

@@ -184,13 +184,22 @@ fn columns(rows: &[(String, String)]) -> String {
     table(&rows)
 }
 
-/// Columns two blanks apart, as wide as their longest cell.
+/// Columns two blanks apart, as wide as their longest cell. Names of leases are what others have
+/// written, so nothing in a cell may steer the terminal.
 fn table(rows: &[Vec<String>]) -> String {
+    let plain = |cell: &String| -> String {
+        let shown = |letter: char| match letter.is_control() {
+            true => letter.escape_default().collect(),
+            false => letter.to_string(),
+        };
+        cell.chars().map(shown).collect()
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(plain).collect()).collect();
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
     };
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (column, cell) in row.iter().enumerate() {
             line.push_str(&format!("{cell:<width$}  ", width = width(column).unwrap_or(0)));

@@ -179,6 +179,23 @@ fn values_that_cannot_be_read() {
     assert_eq!(read("10.5.1.0", "{}"), Err(Rejection::Name));
 }
 
+#[test]
+fn what_is_said_about_a_bad_value_is_short() {
+    let message = |value: &str| match read("10.5.1.0-24", value) {
+        Err(Rejection::Value(error)) => error.to_string(),
+        other => panic!("expected an unreadable value: {other:?}"),
+    };
+    let long = message(&format!(r#"{{"PublicIP":"{}"}}"#, "\u{e9}".repeat(5000)));
+    assert!(long.chars().count() <= 201 && long.ends_with('…'), "{long}");
+    let many = message(&format!("{{{}\"PublicIP\":8}}", "\"PublicIP\":7,".repeat(5)));
+    assert!(many.ends_with("; and 1 more") && many.matches("PublicIP is a number").count() == 5);
+    // As long as it may be, and one byte more, which is white space.
+    let good = r#"{"PublicIP":"192.168.1.5"}"#;
+    let longest = format!("{good}{}", " ".repeat(VALUE_BYTES_MAX - good.len()));
+    assert!(read("10.5.1.0-24", &longest).is_ok());
+    assert!(message(&format!("{longest} ")).contains("more than 65536 bytes"));
+}
+
 /// A node that cannot read its own lease takes another subnet at every start.
 #[test]
 fn every_mtu_that_a_device_can_have_is_read() {

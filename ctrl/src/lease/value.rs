@@ -10,6 +10,16 @@ use crate::json::{self, Fields, Object, Value};
 /// The only version of the [`Weft`] key that is understood.
 pub const WEFT_VERSION: u64 = 1;
 
+/// A lease has some hundred bytes. A longer value than this is not read, so that nobody who may write
+/// leases can fill the memory of all who read them.
+pub const VALUE_BYTES_MAX: usize = 64 << 10;
+
+/// Mistakes that are told; a value of many mistakes needs no more to be recognized.
+const MISTAKES_MAX: usize = 5;
+
+/// Letters of a mistake that are told. It may quote what was written.
+const MISTAKE_LENGTH_MAX: usize = 200;
+
 /// More addresses than this are no node of ours; the bound keeps a hostile lease small.
 const ADDRESSES_MAX: usize = 32;
 
@@ -88,7 +98,7 @@ impl Default for Weft {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .mistakes.join("; "))]
 pub struct ValueError {
-    /// Everything that is wrong with it.
+    /// What is wrong with it, as far as that can be told shortly.
     pub mistakes: Vec<String>,
 }
 
@@ -98,6 +108,9 @@ impl Attributes {
     /// # Errors
     /// If it is not JSON, or a key has a value of the wrong kind.
     pub fn parse(value: &[u8]) -> Result<Self, ValueError> {
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(one(format!("it has more than {VALUE_BYTES_MAX} bytes")));
+        }
         let object = match json::parse(value) {
             Ok(Value::Object(object)) => object,
             Ok(other) => return Err(one(format!("it is {}, expected an object", other.kind()))),
@@ -115,7 +128,7 @@ impl Attributes {
             backend_v6_data: plain(&object, "BackendV6Data"),
             weft: weft(&object, &mut mistakes),
         };
-        if mistakes.is_empty() { Ok(attributes) } else { Err(ValueError { mistakes }) }
+        if mistakes.is_empty() { Ok(attributes) } else { Err(ValueError::of(mistakes)) }
     }
 
     /// The value as it is stored.
@@ -131,8 +144,28 @@ impl Attributes {
     }
 }
 
+impl ValueError {
+    fn of(mut mistakes: Vec<String>) -> Self {
+        let untold = mistakes.len().saturating_sub(MISTAKES_MAX);
+        mistakes.truncate(MISTAKES_MAX);
+        mistakes.iter_mut().for_each(|mistake| *mistake = shortened(mistake, MISTAKE_LENGTH_MAX));
+        if untold > 0 {
+            mistakes.push(format!("and {untold} more"));
+        }
+        Self { mistakes }
+    }
+}
+
 fn one(mistake: String) -> ValueError {
-    ValueError { mistakes: vec![mistake] }
+    ValueError::of(vec![mistake])
+}
+
+/// The beginning of a text, with a sign that it goes on.
+pub(crate) fn shortened(text: &str, length: usize) -> String {
+    match text.char_indices().nth(length) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn plain(object: &Object, key: &str) -> Option<serde_json::Value> {

@@ -25,6 +25,7 @@ use etcd_client::{
 use futures_util::FutureExt;
 
 use super::{Answer, Record, Source, SourceError, Watch};
+use crate::lease::VALUE_BYTES_MAX;
 use connection::{Connection, is_refusal};
 use follow::Follower;
 use keys::Keys;
@@ -35,9 +36,13 @@ pub use endpoint::{Endpoint, EndpointError, Endpoints, without_credentials};
 /// How long a lease lives after each write: flanneld's 24 hours.
 pub const LIFETIME: Duration = Duration::from_secs(86_400);
 
-/// Leases in one answer. With values of some hundred bytes it stays far below the four megabytes that
-/// an answer may have.
+/// Leases in one answer. With values of some hundred bytes it stays far below
+/// [`ANSWER_BYTES_MAX`]. Where huge values are among them, pages become smaller.
 const PAGE: i64 = 2000;
+
+/// Bytes of one answer. etcd takes values of up to 1.5 megabytes unless it is told otherwise, and one
+/// of them has to fit.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// What the command line says about etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,19 +178,17 @@ impl Etcd {
     async fn list_at(&self, revision: Option<i64>) -> Result<Listing, EtcdError> {
         let mut revision = revision.unwrap_or(0);
         let mut start = self.keys.leases().into_bytes();
+        let mut limit = PAGE;
         let mut pairs = Vec::new();
         let mut moment = None;
         loop {
-            let options = GetOptions::new()
-                .with_range(self.keys.leases_end())
-                .with_revision(revision)
-                .with_limit(PAGE)
-                .with_sort(SortTarget::Key, SortOrder::Ascend);
-            let ask = |mut client: Client| {
-                let (start, options) = (start.clone(), options.clone());
-                async move { client.get(start, Some(options)).await }
+            let mut answer = match self.page(&start, revision, limit).await {
+                Err(error) if limit > 1 && error.is_too_large() => {
+                    limit /= 2;
+                    continue;
+                }
+                answer => answer?,
             };
-            let mut answer = self.connection.ask(ask).await?;
             let now = Moment::of(answer.header())?;
             if revision == 0 {
                 revision = now.revision;
@@ -207,11 +210,33 @@ impl Etcd {
         Ok(Listing { records, moment: moment.ok_or(EtcdError::Incomplete("a header"))? })
     }
 
-    /// A key that is not UTF-8 cannot be a lease; it is shown as a bad one.
+    /// At most `limit` leases from the key `start` on.
+    async fn page(
+        &self,
+        start: &[u8],
+        revision: i64,
+        limit: i64,
+    ) -> Result<etcd_client::GetResponse, EtcdError> {
+        let options = GetOptions::new()
+            .with_range(self.keys.leases_end())
+            .with_revision(revision)
+            .with_limit(limit)
+            .with_sort(SortTarget::Key, SortOrder::Ascend);
+        let ask = |client: Client| {
+            let mut client = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+            let (start, options) = (start.to_vec(), options.clone());
+            async move { client.get(start, Some(options)).await }
+        };
+        self.connection.ask(ask).await
+    }
+
+    /// A key that is not UTF-8 cannot be a lease; it is shown as a bad one. Of a value that is too long
+    /// for a lease as much is kept as shows that.
     fn record(&self, pair: &KeyValue) -> Option<Record> {
+        let kept = pair.value().len().min(VALUE_BYTES_MAX + 1);
         Some(Record {
             name: self.keys.name(pair.key())?,
-            value: pair.value().to_vec(),
+            value: pair.value()[..kept].to_vec(),
             revision: pair.mod_revision().unsigned_abs(),
             expires: pair.lease() != 0,
         })

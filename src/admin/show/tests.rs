@@ -155,6 +155,22 @@ SUBNET                      SENT TO          PATH  KIND     IPV6 INSIDE  PATH MT
     assert_eq!(peers(&Peers::default()), "No peers: no other host has a lease.\n");
 }
 
+/// Names of leases are what anybody has written who may write leases.
+#[test]
+fn nothing_steers_the_terminal() {
+    let lease = UnusedLease {
+        name: "10.244.9.0-24\u{1b}[2J\nready yes".into(),
+        text: "The name\r is not that of a lease".into(),
+        reason: "name".into(),
+    };
+    let text = status(&Status { rejected: vec![lease], ..Status::default() });
+    let line = text.lines().find(|line| line.contains("rejected")).unwrap();
+    assert!(
+        line.ends_with(r"10.244.9.0-24\u{1b}[2J\nready yes: The name\r is not that of a lease")
+    );
+    assert!(!text.contains(|letter: char| letter.is_control() && letter != '\n'));
+}
+
 #[test]
 fn drops_are_shown_by_direction() {
     let line = |reason: &str| Drop { reason: reason.into(), count: 12, text: "Because.".into() };

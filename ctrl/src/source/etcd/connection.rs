@@ -77,6 +77,17 @@ pub enum EtcdError {
     Incomplete(&'static str),
 }
 
+impl EtcdError {
+    /// Whether the answer has more bytes than it may have; a smaller question gets one.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self, Self::Refused { message } if message.contains(TOO_LARGE))
+    }
+}
+
+/// What the client library says of an answer above the limit. The gRPC code alone is also that of a
+/// compacted revision.
+pub(super) const TOO_LARGE: &str = "message length too large";
+
 fn remedy(message: &str) -> &'static str {
     match message {
         message if message.contains("user name is empty") => {

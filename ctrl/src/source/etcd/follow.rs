@@ -14,13 +14,14 @@ use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::connection::{Connected, refused, short};
+use super::connection::{Connected, TOO_LARGE, refused, short};
 use super::{Etcd, EtcdError, Moment, is_refusal};
 use crate::source::back_off::BackOff;
 use crate::source::watch::Reporter;
 use crate::source::{Change, SourceError, Update};
 
-/// Bytes of one message of changes. One transaction may delete every lease, so it can be large.
+/// Bytes of one message of changes. One transaction may delete every lease, so it can be large. One
+/// with everything that was missed in an outage may have more; then all leases are listed instead.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Follows one cluster.
@@ -126,7 +127,7 @@ impl Follower {
         loop {
             tokio::select! {
                 message = stream.message() => {
-                    let message = message.map_err(|error| End::Broken(short(&error)))?;
+                    let message = message.map_err(|error| ended_by(&error))?;
                     let ended = || End::Broken("the server ended the stream".to_owned());
                     self.take(message.ok_or_else(ended)?, reporter).await?;
                     awaited = false;
@@ -228,6 +229,11 @@ impl Follower {
         }
         Ok(now)
     }
+}
+
+fn ended_by(error: &etcd_client::Error) -> End {
+    let reason = short(error);
+    if reason.contains(TOO_LARGE) { End::Lost(reason) } else { End::Broken(reason) }
 }
 
 /// Why what is there now cannot have followed from what was there.
