@@ -7,9 +7,13 @@
 mod life;
 #[path = "kernel/namespace.rs"]
 mod namespace;
+#[path = "etcd/relay.rs"]
+mod relay;
 #[path = "etcd/server.rs"]
 #[expect(dead_code, reason = "shared with the tests of the sources")]
 mod server;
+#[path = "node/untrusted.rs"]
+mod untrusted;
 
 use std::cell::RefCell;
 use std::fs;

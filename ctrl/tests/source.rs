@@ -2,6 +2,8 @@
 //! can get wrong. etcd is the real one, on loopback; without it a test says `SKIPPED`.
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails must fail")]
 
+#[path = "etcd/certificates.rs"]
+mod certificates;
 #[path = "source/conformance.rs"]
 mod conformance;
 #[path = "source/etcd.rs"]

@@ -5,6 +5,8 @@
 
 #[path = "../shared/accounting.rs"]
 mod accounting;
+#[path = "../../ctrl/tests/etcd/certificates.rs"]
+mod certificates;
 mod docker;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the directory")]
@@ -13,6 +15,7 @@ mod ipv6;
 mod many;
 mod outages;
 mod rolling;
+mod secure;
 #[path = "../../ctrl/tests/etcd/server.rs"]
 #[expect(dead_code, reason = "shared with the tests of the sources")]
 mod server;

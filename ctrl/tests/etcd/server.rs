@@ -58,25 +58,72 @@ impl EtcdServer {
     /// for both sides.
     pub(crate) fn start_encrypted(files: [&str; 3], ask_for_certificates: bool) -> Self {
         let peer = format!("http://127.0.0.1:{}", free_port());
-        let mut server =
-            Self::new(&format!("m0={peer}"), 0, &peer, ("127.0.0.1", free_port()), vec![]);
-        let url = format!("https://127.0.0.1:{}", server.port);
-        for word in &mut server.arguments {
-            *word = word.replace(&format!("http://127.0.0.1:{}", server.port), &url);
-        }
-        server.client = vec![format!("--endpoints={url}")];
-        let [authority, certificate, key] = files;
-        let flags = [("--cert-file", certificate), ("--key-file", key)];
-        server.arguments.extend(flags.map(|(flag, file)| format!("{flag}={file}")));
-        if ask_for_certificates {
-            server.arguments.push(format!("--trusted-ca-file={authority}"));
-            server.arguments.push("--client-cert-auth".to_owned());
-        }
-        let flags = [("--cacert", authority), ("--cert", certificate), ("--key", key)];
-        server.client.extend(flags.map(|(flag, file)| format!("{flag}={file}")));
+        Self::new(&format!("m0={peer}"), 0, &peer, ("127.0.0.1", free_port()), vec![])
+            .encrypted(files, ask_for_certificates)
+    }
+
+    /// The same inside a namespace, at `address` and the port 2379.
+    pub(crate) fn start_encrypted_in(
+        namespace: &str,
+        address: &str,
+        files: [&str; 3],
+        ask_for_certificates: bool,
+    ) -> Self {
+        Self::one_in(namespace, address).encrypted(files, ask_for_certificates)
+    }
+
+    /// A cluster of one inside a namespace with more arguments.
+    pub(crate) fn start_in_with(namespace: &str, address: &str, more: &[&str]) -> Self {
+        let mut server = Self::one_in(namespace, address);
+        server.arguments.extend(more.iter().map(|word| (*word).to_owned()));
         server.run();
         server.wait();
         server
+    }
+
+    fn one_in(namespace: &str, address: &str) -> Self {
+        let prefix: Vec<String> = ["ip", "netns", "exec", namespace].map(str::to_owned).to_vec();
+        let peer = "http://127.0.0.1:2380";
+        Self::new(&format!("m0={peer}"), 0, peer, (address, 2379), prefix)
+    }
+
+    fn encrypted(mut self, files: [&str; 3], ask_for_certificates: bool) -> Self {
+        let plain = self.url();
+        let url = plain.replace("http:", "https:");
+        for word in &mut self.arguments {
+            *word = word.replace(&plain, &url);
+        }
+        self.client = vec![format!("--endpoints={url}")];
+        let [authority, certificate, key] = files;
+        let flags = [("--cert-file", certificate), ("--key-file", key)];
+        self.arguments.extend(flags.map(|(flag, file)| format!("{flag}={file}")));
+        if ask_for_certificates {
+            self.arguments.push(format!("--trusted-ca-file={authority}"));
+            self.arguments.push("--client-cert-auth".to_owned());
+        }
+        let flags = [("--cacert", authority), ("--cert", certificate), ("--key", key)];
+        self.client.extend(flags.map(|(flag, file)| format!("{flag}={file}")));
+        self.run();
+        self.wait();
+        self
+    }
+
+    /// From now on only users may ask: `root` with the password `rootpw`, who also is the one to ask
+    /// through this, and `node` with `s3cret` for the keys below `prefix`. `stranger` may do nothing.
+    pub(crate) fn enable_users(&mut self, prefix: &str) {
+        for words in [
+            &["user", "add", "root:rootpw"][..],
+            &["user", "grant-role", "root", "root"],
+            &["role", "add", "flannel"],
+            &["role", "grant-permission", "flannel", "readwrite", "--prefix=true", prefix],
+            &["user", "add", "node:s3cret"],
+            &["user", "grant-role", "node", "flannel"],
+            &["user", "add", "stranger:x"],
+            &["auth", "enable"],
+        ] {
+            self.ctl(words);
+        }
+        self.client.push("--user=root:rootpw".into());
     }
 
     /// Members of one cluster, all up.

@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 use weft_ctrl::source::etcd::{Endpoints, EtcdOptions, Patience};
 
 use super::namespace::in_new_namespace;
+use super::relay::{Relay, Wire};
 use super::server::{EtcdServer, can_run_etcd};
 use super::{World, until};
 
@@ -16,8 +17,8 @@ const CONFIG: &str = r#"{"Network":"10.244.0.0/16","SubnetMin":"10.244.128.0"}"#
 /// Bounds a wait against a hang.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-fn world(server: &EtcdServer) -> World {
-    let endpoints = Endpoints::parse(&server.url(), false).unwrap().servers;
+fn world(url: &str) -> World {
+    let endpoints = Endpoints::parse(url, false).unwrap().servers;
     let second = Duration::from_secs(1);
     let options = EtcdOptions {
         lifetime: DAY,
@@ -47,7 +48,7 @@ fn days_of_renewals_an_outage_and_a_new_day() {
         server.ctl(&["put", "/coreos.com/network/config", CONFIG]);
         let peer = "/coreos.com/network/subnets/10.244.7.0-24";
         server.ctl(&["put", peer, r#"{"PublicIP":"10.168.0.3","PublicIPv6":null}"#]);
-        let world = world(&server);
+        let world = world(&server.url());
         world
             .run(async |lease, tables| {
                 until("ready", || world.status.is_ready()).await;
@@ -82,6 +83,56 @@ fn days_of_renewals_an_outage_and_a_new_day() {
                 wait("a new day", || world.status.is_ready()).await;
                 assert_eq!(world.status().lease.unwrap().name, lease, "the same subnet");
                 assert_eq!(tables.last().unwrap().peers().len(), 1);
+            })
+            .await;
+    });
+}
+
+/// The other hosts reach the store all the time: they see its lease run out and take the host out, as
+/// they do with flanneld. The host itself keeps what it has, and puts its lease back.
+#[test]
+fn a_host_alone_is_cut_off_for_longer_than_its_lease() {
+    if !can_run_etcd() {
+        return;
+    }
+    in_new_namespace("cut off", || async {
+        let server = EtcdServer::start();
+        server.ctl(&["put", "/coreos.com/network/config", CONFIG]);
+        let peer = "/coreos.com/network/subnets/10.244.7.0-24";
+        server.ctl(&["put", peer, r#"{"PublicIP":"10.168.0.3","PublicIPv6":null}"#]);
+        let relay = Relay::to(server.port()).await;
+        let world = world(&relay.url());
+        world
+            .run(async |lease, tables| {
+                until("ready", || world.status.is_ready()).await;
+                let key = format!("/coreos.com/network/subnets/{lease}");
+                let value = server.value(&key);
+                let keeps_all = || {
+                    assert_eq!(world.status().lease.unwrap().name, lease);
+                    tables.0.borrow()[1..].iter().all(|table| table.peers().len() == 1)
+                };
+                relay.set(Wire::Swallows);
+                wait("the others see it go", || server.value(&key).is_none()).await;
+                wait("not ready", || !world.status.is_ready()).await;
+                assert!(keeps_all(), "packets go on");
+                relay.set(Wire::Whole);
+                wait("the same subnet again", || server.value(&key) == value).await;
+                wait("ready again", || world.status.is_ready()).await;
+                assert_eq!(server.granted(&key), Some(DAY.as_secs()));
+
+                let theirs = r#"{"PublicIP":"10.168.0.9","PublicIPv6":null}"#;
+                relay.set(Wire::Swallows);
+                wait("gone again", || server.value(&key).is_none()).await;
+                server.ctl(&["put", &key, theirs]);
+                relay.set(Wire::Whole);
+                let told = || world.status().problems.iter().any(|one| one.contains("taken"));
+                wait("told that it is taken", told).await;
+                assert!(!world.status.is_ready());
+                assert_eq!(server.value(&key).as_deref(), Some(theirs));
+                assert!(keeps_all(), "no pod is renumbered");
+                server.ctl(&["del", &key]);
+                wait("ours again", || server.value(&key) == value).await;
+                wait("ready at last", || world.status.is_ready()).await;
             })
             .await;
     });

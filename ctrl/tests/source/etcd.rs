@@ -1,10 +1,9 @@
 //! What only etcd can get wrong.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use weft_ctrl::config::NetworkConfig;
 use weft_ctrl::identity::Identity;
 use weft_ctrl::lease::{Attributes, Weft};
@@ -14,6 +13,7 @@ use weft_ctrl::source::etcd::{
 };
 use weft_ctrl::source::{Change, Source, SourceError, Update, Watch};
 
+use super::certificates::certificates;
 use super::relay::{Relay, Wire};
 use super::server::{EtcdServer, can_run_etcd, free_port};
 
@@ -21,6 +21,9 @@ const PREFIX: &str = "/coreos.com/network";
 
 /// Bounds a wait against a hang.
 const PATIENCE: Duration = Duration::from_secs(40);
+
+/// Longer than any test.
+const NEVER: Duration = Duration::from_secs(3600);
 
 macro_rules! needs_etcd {
     () => {
@@ -292,6 +295,77 @@ async fn a_server_that_hangs_is_noticed_and_comes_back() {
     known.until_problem(false).await;
 }
 
+/// The server answers and the connection stands, and nothing is asked: only the wish for a leader ends
+/// a watch that would tell nothing for ever.
+#[tokio::test]
+async fn a_member_without_a_majority_ends_the_watch() {
+    needs_etcd!();
+    let mut members = EtcdServer::start_cluster(3);
+    let source = Etcd::new(EtcdOptions { check_period: NEVER, ..options(&members[0].url()) });
+    let mut known = Known::by(&source);
+    source.create("10.5.1.0-24", b"one").await.unwrap().unwrap();
+    known.until("followed", |known| known.has("10.5.1.0-24", "one")).await;
+    members[1..].iter_mut().for_each(EtcdServer::kill);
+    known.until_problem(true).await;
+    assert!(known.watch.health().borrow().restarts > 0 || known.watch.health().borrow().errors > 0);
+    members[1..].iter_mut().for_each(EtcdServer::run);
+    members.iter().for_each(EtcdServer::wait);
+    put(&members[1], "10.5.2.0-24", "two");
+    known.until("followed on", |known| known.has("10.5.2.0-24", "two")).await;
+    known.until_problem(false).await;
+    assert!(known.deleted.is_empty() && known.absent.is_empty());
+    assert_eq!(known.listings(), 1);
+}
+
+/// Nothing is asked here: the connection's own signs of life are missed.
+#[tokio::test]
+async fn a_wire_that_swallows_is_noticed_by_the_connection_itself() {
+    needs_etcd!();
+    let server = EtcdServer::start();
+    put(&server, "10.5.1.0-24", "one");
+    let relay = Relay::to(server.port()).await;
+    let quiet = EtcdOptions { check_period: NEVER, ..options(&relay.url()) };
+    let keep_alive = quiet.patience.keep_alive;
+    let source = Etcd::new(quiet);
+    let mut known = Known::by(&source);
+    known.until("listed", |known| known.leases.len() == 1).await;
+    relay.set(Wire::Swallows);
+    let began = Instant::now();
+    known.until_problem(true).await;
+    // One pause and one wait for an answer; the rest is for a busy machine.
+    let bound = 2 * keep_alive + Duration::from_secs(15);
+    assert!(began.elapsed() < bound, "{:?}", began.elapsed());
+    relay.set(Wire::Whole);
+    put(&server, "10.5.2.0-24", "two");
+    known.until("followed on", |known| known.has("10.5.2.0-24", "two")).await;
+    assert_eq!(known.listings(), 1);
+}
+
+/// What was missed comes in one message, which has a limit. Whoever tries the same for ever never
+/// hears of anything again.
+#[tokio::test]
+async fn more_than_a_message_holds_was_missed() {
+    needs_etcd!();
+    let server = EtcdServer::start();
+    put(&server, "10.5.1.0-24", "one");
+    let relay = Relay::to(server.port()).await;
+    let source = Etcd::new(options(&relay.url()));
+    let mut known = Known::by(&source);
+    known.until("listed", |known| known.leases.len() == 1).await;
+    relay.set(Wire::Refuses);
+    known.until_problem(true).await;
+    let mut client = etcd_client::Client::connect([server.url()], None).await.unwrap();
+    for _ in 0..70 {
+        client.put(key("huge"), vec![b'x'; 1 << 20], None).await.unwrap();
+    }
+    put(&server, "10.5.2.0-24", "two");
+    relay.set(Wire::Whole);
+    known.until("caught up", |known| known.has("10.5.2.0-24", "two")).await;
+    put(&server, "10.5.3.0-24", "three");
+    known.until("followed on", |known| known.has("10.5.3.0-24", "three")).await;
+    assert_eq!(known.listings(), 2);
+}
+
 /// Members are killed one after the other under a stream of changes; each change arrives.
 #[tokio::test]
 async fn a_cluster_may_lose_each_of_its_members_in_turn() {
@@ -379,19 +453,7 @@ async fn a_store_that_comes_later_is_followed() {
 async fn users_are_authenticated_again_when_their_token_is_gone() {
     needs_etcd!();
     let mut server = EtcdServer::start();
-    for words in [
-        &["user", "add", "root:rootpw"][..],
-        &["user", "grant-role", "root", "root"],
-        &["role", "add", "flannel"],
-        &["role", "grant-permission", "flannel", "readwrite", "--prefix=true", PREFIX],
-        &["user", "add", "node:s3cret"],
-        &["user", "grant-role", "node", "flannel"],
-        &["user", "add", "stranger:x"],
-        &["auth", "enable"],
-    ] {
-        server.ctl(words);
-    }
-    server.client.push("--user=root:rootpw".into());
+    server.enable_users(PREFIX);
     let with = |user: &str, password: &str| {
         let credentials = Credentials { user: user.into(), password: Secret::new(password) };
         Etcd::new(EtcdOptions { credentials: Some(credentials), ..options(&server.url()) })
@@ -414,29 +476,12 @@ async fn users_are_authenticated_again_when_their_token_is_gone() {
     known.until("two", |known| known.has("10.5.2.0-24", "two")).await;
 }
 
-/// An authority, and a certificate of it for 127.0.0.1 that serves for both sides.
-fn certificates(place: &std::path::Path) -> [String; 3] {
-    let script = "set -e; cd \"$1\"
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
-            -subj /CN=authority -keyout authority.key -out authority.pem \
-            -addext basicConstraints=critical,CA:TRUE
-        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=node \
-            -keyout key.pem -out request.pem
-        printf 'subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n' > extensions
-        openssl x509 -req -in request.pem -CA authority.pem -CAkey authority.key -CAcreateserial \
-            -days 2 -extfile extensions -out certificate.pem";
-    let output = Command::new("sh").args(["-c", script, "sh"]).arg(place).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    ["authority.pem", "certificate.pem", "key.pem"]
-        .map(|name| place.join(name).to_str().unwrap().to_owned())
-}
-
 /// flanneld ignores an authority that comes without a certificate of the client.
 #[tokio::test]
 async fn encrypted_with_an_authority_alone_and_with_client_certificates() {
     needs_etcd!();
     let place = tempfile::tempdir().unwrap();
-    let [authority, certificate, key] = certificates(place.path());
+    let [authority, certificate, key] = certificates(place.path(), "127.0.0.1");
     let files = [authority.as_str(), certificate.as_str(), key.as_str()];
     let only_authority = TlsFiles { authority: Some(authority.clone().into()), client: None };
     let client = Some((certificate.clone().into(), key.clone().into()));
