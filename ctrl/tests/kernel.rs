@@ -9,3 +9,5 @@ mod device;
 mod interface;
 #[path = "kernel/namespace.rs"]
 mod namespace;
+#[path = "kernel/paths.rs"]
+mod paths;

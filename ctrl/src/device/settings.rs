@@ -37,17 +37,17 @@ impl Setting {
     /// Whether packets are lost without it. The greater of the device's and the common value holds
     /// (Documentation/networking/ip-sysctl.rst), and only 1 is strict, so a container whose
     /// `/proc/sys` cannot be written mostly works as it is.
-    pub(super) fn is_needed(self, device: &str) -> bool {
+    pub(crate) fn is_needed(self, device: &str) -> bool {
         self == Self::ReversePath && is_strict(self.read(device), self.read("all"))
     }
 
     /// The value that it has; `None` if the kernel has no such setting, as without IPv6.
-    pub(super) fn read(self, device: &str) -> Option<u8> {
+    pub(crate) fn read(self, device: &str) -> Option<u8> {
         fs::read_to_string(self.path(device)).ok()?.trim().parse().ok()
     }
 
     /// Gives it the value that it should have.
-    pub(super) fn write(self, device: &str) -> io::Result<()> {
+    pub(crate) fn write(self, device: &str) -> io::Result<()> {
         fs::write(self.path(device), self.wanted().to_string())
     }
 

@@ -137,7 +137,7 @@ impl Netlink {
 /// `ENODEV` of Linux on every architecture.
 const NO_SUCH_DEVICE: i32 = 19;
 
-async fn parsed<M, T>(
+pub(crate) async fn parsed<M, T>(
     answers: impl Stream<Item = Result<M, rtnetlink::Error>>,
     parse: impl Fn(M) -> Option<T>,
 ) -> Result<Vec<T>, ReadError> {
@@ -145,7 +145,7 @@ async fn parsed<M, T>(
     wanted.try_collect().await.map_err(ReadError::Kernel)
 }
 
-fn question_about(target: IpAddr) -> RouteMessage {
+pub(crate) fn question_about(target: IpAddr) -> RouteMessage {
     let mut question = RouteMessage::default();
     let (family, length, address) = match target {
         IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
@@ -265,7 +265,7 @@ pub(crate) fn route(message: &RouteMessage) -> Option<Route> {
 }
 
 /// A default route carries no destination.
-fn whole_family(family: AddressFamily) -> Option<IpNet> {
+pub(crate) fn whole_family(family: AddressFamily) -> Option<IpNet> {
     match family {
         AddressFamily::Inet => Some(ipnet::Ipv4Net::default().into()),
         AddressFamily::Inet6 => Some(ipnet::Ipv6Net::default().into()),
@@ -277,7 +277,7 @@ fn one_of_many(hop: &RouteNextHop) -> Hop {
     Hop { link: hop.interface_index, gateway: gateway(&hop.attributes) }
 }
 
-fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+pub(crate) fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
     attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(address) => plain(address),
         RouteAttribute::Via(RouteVia::Inet(address)) => Some(IpAddr::V4(*address)),
@@ -286,7 +286,7 @@ fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
     })
 }
 
-fn plain(address: &RouteAddress) -> Option<IpAddr> {
+pub(crate) fn plain(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
