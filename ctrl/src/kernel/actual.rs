@@ -168,7 +168,13 @@ impl Actual {
     /// is the kernel's choice.
     pub fn apply(&mut self, action: &Action) {
         match action {
-            Action::AddLink(_) | Action::Set(..) => {}
+            Action::AddLink(_) => {}
+            Action::Set(name, setting) => self.change(name, |device| {
+                let place = Setting::ALL.iter().position(|one| one == setting);
+                if let Some(value) = place.and_then(|at| device.settings.get_mut(at)) {
+                    *value = Some(setting.wanted());
+                }
+            }),
             Action::DeleteLink(name) => self.delete_link(name),
             Action::SetAlias(name, alias) => {
                 self.change(name, |device| device.alias = Some(alias.clone()));
