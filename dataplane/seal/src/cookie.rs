@@ -127,6 +127,12 @@ impl Stamper {
         Self { keys: MacKeys::new(peer), last_mac1: None, cookie: None }
     }
 
+    /// One that was given `cookie` at the start of time.
+    #[cfg(test)]
+    pub(crate) fn with_cookie(peer: &PublicKey, cookie: Cookie) -> Self {
+        Self { cookie: Some((cookie, Duration::ZERO)), ..Self::new(peer) }
+    }
+
     /// Completes a message. mac2 stays zero without a fresh cookie.
     pub(crate) fn stamp(&mut self, message: &mut impl Guarded, now: Duration) {
         let mac1 = mac(&self.keys.mac1, &[message.before_mac1()]);

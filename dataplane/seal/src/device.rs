@@ -268,18 +268,20 @@ impl<A: Aead> Device<A> {
         self.initiate_if_due(context, slot);
     }
 
-    /// A worker admitted a message of a peer that came from another address than those before.
-    pub fn handle_roamed(&mut self, slot: u16, from: SocketAddr) {
-        let Some(peer) = self.peers.get_mut(&slot) else { return };
-        if peer.endpoint != Some(from) {
-            peer.endpoint = Some(from);
-            self.outputs.push_back(Output::Roamed { slot, to: from });
+    /// A worker admitted a message that came from another address than those before, for the session
+    /// with this index of ours. The index tells a peer from another that had its slot before.
+    pub fn handle_roamed(&mut self, local: u32, from: SocketAddr) {
+        if let Some(Place::Session(slot, _)) = self.indices.get(&local) {
+            self.roam(*slot, from);
         }
     }
 
-    /// A worker admitted the first message of a session that we answered. Ticks notice it too.
-    pub fn handle_used(&mut self, context: &mut Context<'_>, slot: u16) {
-        self.observe(context, slot);
+    /// A worker admitted the first message for a session that we answered, which has this index of
+    /// ours. Ticks notice it too.
+    pub fn handle_used(&mut self, context: &mut Context<'_>, local: u32) {
+        if let Some(Place::Session(slot, _)) = self.indices.get(&local) {
+            self.observe(context, *slot);
+        }
     }
 
     /// Does what is due.
@@ -297,11 +299,19 @@ impl<A: Aead> Device<A> {
         }
     }
 
+    /// A peer has proved that it is at `to`.
+    fn roam(&mut self, slot: u16, to: SocketAddr) {
+        let Some(peer) = self.peers.get_mut(&slot) else { return };
+        if peer.endpoint != Some(to) {
+            peer.endpoint = Some(to);
+            self.outputs.push_back(Output::Roamed { slot, to });
+        }
+    }
+
     /// Takes notice of what workers did, and of a session that the peer has begun to use.
     fn observe(&mut self, context: &mut Context<'_>, slot: u16) {
-        let jitter = context.jitter();
         let Some(peer) = self.peers.get_mut(&slot) else { return };
-        peer.observe(context.now, jitter);
+        peer.observe(context);
         if let Some(retired) = peer.sessions.promote() {
             peer.handshake_done(context.now);
             self.retire(retired);
@@ -324,9 +334,11 @@ impl<A: Aead> Device<A> {
 
     fn run_timers(&mut self, context: &mut Context<'_>, slot: u16) {
         loop {
-            let jitter = context.jitter();
             let Some(peer) = self.peers.get_mut(&slot) else { return };
-            match peer.timers.poll(context.now, jitter) {
+            if peer.timers.deadline().is_none_or(|deadline| deadline > context.now) {
+                return;
+            }
+            match peer.timers.poll(context.now, context.jitter()) {
                 Some(Action::Initiate) => peer.wants_session = true,
                 Some(Action::Keepalive) => self.send_nothing(context, slot),
                 Some(Action::GiveUp) => {

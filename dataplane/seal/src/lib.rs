@@ -30,3 +30,6 @@ mod hash;
 mod peer;
 mod sessions;
 mod source;
+
+#[cfg(test)]
+mod tests;

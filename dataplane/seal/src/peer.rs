@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::aead::Aead;
+use crate::context::Context;
 use crate::cookie::Stamper;
 use crate::handshake::{Initiator, Remote};
 use crate::keys::{PublicKey, Secret};
@@ -168,9 +169,13 @@ impl<A: Aead> Peer<A> {
 
     /// Tells the timers what has happened to the sessions since the last time, in the order in which
     /// it happened, and asks for a new session if it is time for one.
-    pub(crate) fn observe(&mut self, now: Duration, jitter: Duration) {
+    pub(crate) fn observe(&mut self, context: &mut Context<'_>) {
         let newest = self.newest_activity();
+        if newest == self.seen {
+            return;
+        }
         let seen = std::mem::replace(&mut self.seen, newest);
+        let jitter = context.jitter();
         let mut events = [
             (newest.packet_sent, seen.packet_sent, Event::PacketSent),
             (newest.packet_received, seen.packet_received, Event::PacketReceived),
@@ -184,9 +189,7 @@ impl<A: Aead> Peer<A> {
                 self.timers.handle(event, at, jitter);
             }
         }
-        let (has_sent, has_received) =
-            (newest.packet_sent > seen.packet_sent, newest.received > seen.received);
-        self.keep_fresh(now, has_sent, has_received);
+        self.keep_fresh(context.now, newest.sent > seen.sent, newest.received > seen.received);
     }
 
     /// When any session was last used for each purpose.

@@ -101,7 +101,7 @@ impl<A: Aead> Device<A> {
         peer.sent_handshake(context.now);
         self.retire(retired);
         self.install(slot, session);
-        self.handle_roamed(slot, from);
+        self.roam(slot, from);
         self.outputs.push_back(Output::Send { to: from, datagram: response.as_bytes().to_vec() });
         Ok(())
     }
@@ -165,7 +165,7 @@ impl<A: Aead> Device<A> {
         peer.handshake_done(context.now);
         self.retire(retired);
         self.install(slot, session);
-        self.handle_roamed(slot, from);
+        self.roam(slot, from);
         self.publish(slot);
         // The peer waits for proof that we have the keys.
         if !self.flush(context, slot) {
@@ -198,7 +198,7 @@ impl<A: Aead> Device<A> {
         };
         let slot = *slot;
         let padded = session.open(datagram, context.now)?;
-        self.handle_roamed(slot, from);
+        self.roam(slot, from);
         self.observe(context, slot);
         Ok(match inner_packet(datagram, padded)? {
             Some(range) => Received::Packet { slot, range },
