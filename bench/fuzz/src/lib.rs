@@ -17,6 +17,7 @@ mod oversize;
 mod packet;
 mod packets;
 mod path;
+mod seal;
 pub mod seeds;
 mod segment;
 mod table;
@@ -31,6 +32,7 @@ pub use lease::{leaf, lease, leases};
 pub use oversize::{fragment, icmp, mss};
 pub use packet::packet;
 pub use path::{inbound, outbound};
+pub use seal::{seal_device, seal_message, seal_open};
 pub use segment::segment;
 pub use table::table;
 
@@ -59,4 +61,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("admin_request", admin_request),
     ("admin_socket", admin_socket),
     ("flags", flags),
+    ("seal_message", seal_message),
+    ("seal_open", seal_open),
+    ("seal_device", seal_device),
 ];

@@ -106,8 +106,30 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "subnet_file" => texts(SUBNET_FILES),
         "admin_request" | "admin_socket" => texts(REQUESTS),
         "flags" => texts(FLAGS),
+        "seal_message" => messages(),
+        "seal_open" => vec![
+            [&[20, 0x45, 0, 0, 20][..], &pattern(16, 1), &[1, 0, 1, 0, 2, 0, 0, 30, 1]].concat(),
+            [&[0, 8][..], &pattern(8, 2), &[4], &pattern(4, 3), &[5, 1, 5, 0, 5, 1]].concat(),
+        ],
+        "seal_device" => conversations(),
         _ => unreachable!("every target has its seeds"),
     }
+}
+
+/// Each message, and a datagram that is one byte too long to be one.
+fn messages() -> Vec<Vec<u8>> {
+    [(1, 148), (2, 92), (3, 64), (4, 32), (4, 80), (1, 149)]
+        .map(|(kind, length)| [&[kind, 0, 0, 0][..], &pattern(length - 4, kind)].concat())
+        .to_vec()
+}
+
+/// A packet each way behind a handshake, then silence; both beginning at once; a changed response.
+fn conversations() -> Vec<Vec<u8>> {
+    vec![
+        vec![0, 0, 2, 0, 2, 0, 2, 0, 0x84, 0, 2, 0, 1, 80, 0x81, 80, 1, 255, 0x81, 255],
+        vec![0, 0, 0x84, 0, 2, 1, 2, 1, 2, 1, 2, 1, 2, 0, 2, 0, 2, 1],
+        vec![0, 0, 2, 0, 4, 0, 0, 50, 1, 2, 0, 2, 0, 5, 9, 4, 0, 0, 0, 1, 2, 3, 4, 5],
+    ]
 }
 
 fn pattern(length: usize, seed: u8) -> Vec<u8> {

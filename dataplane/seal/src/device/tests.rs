@@ -5,3 +5,4 @@ mod link;
 mod node;
 mod oracle;
 mod rules;
+mod table;
