@@ -61,7 +61,7 @@ pub fn seal_open(data: &[u8]) {
     let mut sealed: Vec<(Vec<u8>, bool)> = Vec::new();
     while !input.is_empty() && sealed.len() < STEPS_MAX {
         let what = input.u8();
-        if what % 4 == 0 || sealed.is_empty() {
+        if what.is_multiple_of(4) || sealed.is_empty() {
             let packet = input.take(usize::from(what)).to_vec();
             let counters = sender.reserve(1 + usize::from(what) / 2, Load::Packet, now);
             let counter = counters.ok().and_then(Iterator::last).expect("the session is young");

@@ -10,11 +10,11 @@
 
 mod arrivals;
 mod departures;
+mod output;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use crate::timers::Action;
 use crate::timestamp::Timestamp;
 
 pub use crate::peer::{PeerConfig, PeerStatus, QUEUE_MAX};
+pub use output::{DeviceConfig, Output, Received};
 
 /// How often the device wants to know the time: timers are late by at most this.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -53,76 +54,6 @@ const INITIATIONS_BURST: u32 = 64;
 
 /// Packets that wait for sessions, of all peers together.
 const WAITING_MAX: usize = 4096;
-
-/// What a node is.
-pub struct DeviceConfig {
-    /// The private key.
-    pub private: PrivateKey,
-    /// Threads that have a range of indices each, 1 to [`WORKERS_MAX`]: sessions are spread over them.
-    pub workers: u8,
-    /// The inner MTU, up to which packets are padded, in bytes.
-    pub mtu: usize,
-    /// The greatest time stamp that was ever sent with this key, as kept from
-    /// [`Device::greatest_sent`]. All zero if there was none.
-    pub greatest_sent: Timestamp,
-}
-
-/// What the device wants done.
-#[derive(Debug)]
-pub enum Output<A> {
-    /// A datagram is to be sent.
-    Send {
-        /// Where.
-        to: SocketAddr,
-        /// What.
-        datagram: Vec<u8>,
-    },
-    /// A session receives from now on, under [`Session::local`].
-    Install {
-        /// The peer.
-        slot: u16,
-        /// The session.
-        session: Arc<Session<A>>,
-    },
-    /// What is sent to a peer is sealed with this session from now on, or cannot be sent.
-    Publish {
-        /// The peer.
-        slot: u16,
-        /// The session, which is installed already.
-        session: Option<Arc<Session<A>>>,
-    },
-    /// The session with this index of ours receives no more.
-    Retire {
-        /// The index.
-        local: u32,
-    },
-    /// A peer has proved that it is elsewhere.
-    Roamed {
-        /// The peer.
-        slot: u16,
-        /// Where it is.
-        to: SocketAddr,
-    },
-}
-
-/// What a datagram was.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Received {
-    /// A message of a handshake.
-    Handshake,
-    /// A message that only says that the peer is there.
-    Keepalive {
-        /// The peer.
-        slot: u16,
-    },
-    /// A packet.
-    Packet {
-        /// The peer who sealed it.
-        slot: u16,
-        /// Where it lies in the datagram.
-        range: Range<usize>,
-    },
-}
 
 /// Whose an index of ours is.
 enum Place<A> {
