@@ -11,7 +11,7 @@ use weft_ctrl::source::acquire::{Request, acquire};
 use weft_ctrl::source::etcd::{
     Credentials, Endpoints, Etcd, EtcdOptions, Patience, Secret, TlsFiles,
 };
-use weft_ctrl::source::{Change, Source, SourceError, Update, Watch};
+use weft_ctrl::source::{Change, Record, Source, SourceError, Update, Watch};
 
 use super::certificates::certificates;
 use super::relay::{Relay, Wire};
@@ -322,13 +322,14 @@ async fn a_member_without_a_majority_ends_the_watch() {
 async fn a_wire_that_swallows_is_noticed_by_the_connection_itself() {
     needs_etcd!();
     let server = EtcdServer::start();
-    put(&server, "10.5.1.0-24", "one");
     let relay = Relay::to(server.port()).await;
     let quiet = EtcdOptions { check_period: NEVER, ..options(&relay.url()) };
     let keep_alive = quiet.patience.keep_alive;
     let source = Etcd::new(quiet);
     let mut known = Known::by(&source);
-    known.until("listed", |known| known.leases.len() == 1).await;
+    known.until("listed", |known| known.listings() == 1).await;
+    put(&server, "10.5.1.0-24", "one");
+    known.until("followed", |known| known.has("10.5.1.0-24", "one")).await;
     relay.set(Wire::Swallows);
     let began = Instant::now();
     known.until_problem(true).await;
@@ -430,6 +431,26 @@ async fn a_write_whose_answer_is_lost_was_made() {
     let written = written.unwrap().expect("it was ours");
     assert!(written.revision > seen.revision && !written.expires);
     assert_eq!(source.read("10.5.1.0-24").await.unwrap(), Some(written));
+}
+
+/// A claim or renewal that was refused leaves no etcd lease behind that nothing hangs on for a day.
+#[tokio::test]
+async fn what_was_granted_for_a_refused_write_is_given_back() {
+    needs_etcd!();
+    let server = EtcdServer::start();
+    let granted = || {
+        let text = server.ctl(&["lease", "list", "--write-out=json"]);
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        answer["leases"].as_array().map_or(0, Vec::len)
+    };
+    let source = Etcd::new(options(&server.url()));
+    let seen = source.create("10.5.1.0-24", b"one").await.unwrap().unwrap();
+    assert_eq!(granted(), 1);
+    assert_eq!(source.create("10.5.1.0-24", b"two").await.unwrap(), None);
+    let older = Record { revision: seen.revision - 1, ..seen.clone() };
+    assert_eq!(source.replace(&older, b"two").await.unwrap(), None);
+    assert_eq!(granted(), 1);
+    assert_eq!(source.read("10.5.1.0-24").await.unwrap(), Some(seen));
 }
 
 /// flanneld that cannot list at first never hears of any peer.
