@@ -4,6 +4,7 @@ mod lookup;
 #[cfg(test)]
 mod tests;
 
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
@@ -37,17 +38,6 @@ pub struct Peer {
     pub source_ports: bool,
     /// The longest inner packet that its device takes in bytes, if it says so.
     pub mtu: Option<u16>,
-}
-
-impl Peer {
-    /// Whether a packet of `owner` may come from here: it is the same node, or one that is reached at
-    /// the same address, which no outer source tells apart. A host that lost its state leaves such a
-    /// lease behind, and whoever writes one must not silence the other.
-    #[inline]
-    fn may_send_for(&self, owner: &Self) -> bool {
-        (self.slot, self.generation) == (owner.slot, owner.generation)
-            || self.outer.ip() == owner.outer.ip()
-    }
 }
 
 /// What a [`Table`] is built from.
@@ -107,8 +97,8 @@ pub enum Sender<'a> {
     Unknown,
 }
 
-/// What the way out needs to know of a peer: 8 bytes, so that those of the largest table stay in the
-/// processor's cache, which [`Peer`]s do not.
+/// What the way out needs to know of a peer: 8 bytes, which stand in the index itself, so that a packet
+/// costs one read of memory whatever the number of peers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
     /// The peer among those that had the slot.
@@ -129,9 +119,8 @@ impl From<&Peer> for Route {
 #[derive(Debug)]
 pub struct Table {
     input: TableInput,
-    slots: usize,
-    /// One for each peer, in their order.
-    routes: Vec<Route>,
+    /// From a slot to its peer among `input.peers`.
+    positions: Vec<u16>,
     by_v4: Lookup<u32>,
     by_v6: Lookup<u128>,
     senders: Senders,
@@ -163,13 +152,11 @@ impl Table {
         check_slots(&input.peers)?;
         let v4 = subnets(&input.peers, |peer| peer.subnet_v4.map(Prefix::from));
         let v6 = subnets(&input.peers, |peer| peer.subnet_v6.map(Prefix::from));
-        let subnet_v4 = |position: u16| input.peers[usize::from(position)].subnet_v4;
-        let subnet_v6 = |position: u16| input.peers[usize::from(position)].subnet_v6;
-        let by_v4 = Lookup::new(v4).map_err(|at| duplicate(subnet_v4(at).map(IpNet::V4)))?;
-        let by_v6 = Lookup::new(v6).map_err(|at| duplicate(subnet_v6(at).map(IpNet::V6)))?;
+        let positions = positions(&input.peers);
+        let at = |route: Route| &input.peers[usize::from(positions[usize::from(route.slot)])];
+        let by_v4 = Lookup::new(v4).map_err(|of| duplicate(at(of).subnet_v4.map(IpNet::V4)))?;
+        let by_v6 = Lookup::new(v6).map_err(|of| duplicate(at(of).subnet_v6.map(IpNet::V6)))?;
         Ok(Self {
-            slots: input.peers.iter().map(|peer| usize::from(peer.slot) + 1).max().unwrap_or(0),
-            routes: input.peers.iter().map(Route::from).collect(),
             by_v4,
             by_v6,
             senders: Senders::new(&input.peers),
@@ -178,6 +165,7 @@ impl Table {
             network_v6: input.network_v6.map_or(Prefix::EMPTY_V6, Prefix::from),
             own_v4: input.own_v4.map_or(Prefix::EMPTY_V4, Prefix::from),
             own_v6: input.own_v6.map_or(Prefix::EMPTY_V6, Prefix::from),
+            positions,
             input,
         })
     }
@@ -197,7 +185,7 @@ impl Table {
     /// The highest slot in use plus one.
     #[must_use]
     pub const fn slots(&self) -> usize {
-        self.slots
+        self.positions.len()
     }
 
     /// What the table was built from.
@@ -234,23 +222,21 @@ impl Table {
     #[inline]
     #[must_use]
     pub fn peer_for(&self, destination: IpAddr) -> Option<&Peer> {
-        self.input.peers.get(self.position_for(destination)?)
+        self.peer_at(self.route_for(destination)?.slot)
     }
 
     /// The way to `destination`: what [`Table::peer_for`] finds, in short.
     #[inline]
     #[must_use]
     pub fn route_for(&self, destination: IpAddr) -> Option<Route> {
-        self.routes.get(self.position_for(destination)?).copied()
-    }
-
-    #[inline]
-    fn position_for(&self, destination: IpAddr) -> Option<usize> {
-        let position = match destination {
+        match destination {
             IpAddr::V4(address) => self.by_v4.find(address.to_bits()),
             IpAddr::V6(address) => self.by_v6.find(address.to_bits()),
-        };
-        position.map(usize::from)
+        }
+    }
+
+    fn peer_at(&self, slot: u16) -> Option<&Peer> {
+        self.input.peers.get(usize::from(*self.positions.get(usize::from(slot))?))
     }
 
     /// Whose datagrams come from `outer_source`. Where two peers claim one address, the one that is
@@ -309,12 +295,22 @@ impl Table {
             let refused = Err(DropReason::SourceOutsideNetwork);
             return if self.input.strict_source { refused } else { Ok(()) };
         }
-        match (peer, self.peer_for(source)) {
+        match (peer, self.route_for(source)) {
             (None, Some(_)) => Ok(()),
-            // The sender may have been looked up in another epoch of the table.
-            (Some(peer), Some(owner)) if peer.may_send_for(owner) => Ok(()),
+            (Some(peer), Some(owner)) if self.may_send_for(peer, owner) => Ok(()),
             _ => Err(DropReason::SourceSpoofed),
         }
+    }
+
+    /// Whether a packet of `owner` may come from `sender`: it is the same node, or one that is reached
+    /// at the same address, which no outer source tells apart. A host that lost its state leaves such a
+    /// lease behind, and whoever writes one must not silence the other. The sender may have been looked
+    /// up in another epoch of the table.
+    #[inline]
+    fn may_send_for(&self, sender: &Peer, owner: Route) -> bool {
+        let is_same = (sender.slot, sender.generation) == (owner.slot, owner.generation);
+        let is_at_same_address = |owner: &Peer| sender.outer.ip() == owner.outer.ip();
+        is_same || self.peer_at(owner.slot).is_some_and(is_at_same_address)
     }
 
     #[inline]
@@ -354,8 +350,17 @@ fn check_slots(peers: &[Peer]) -> Result<(), TableError> {
     }
 }
 
-/// The subnets of one family with the position of the peer that has each.
-fn subnets<W>(peers: &[Peer], of: impl Fn(&Peer) -> Option<Prefix<W>>) -> Vec<(Prefix<W>, u16)> {
-    let numbered = (0..u16::MAX).zip(peers);
-    numbered.filter_map(|(position, peer)| Some((of(peer)?, position))).collect()
+/// From a slot to the position of its peer. A slot without a peer is never asked for.
+fn positions(peers: &[Peer]) -> Vec<u16> {
+    let slots = peers.iter().map(|peer| usize::from(peer.slot) + 1).max().unwrap_or(0);
+    let mut positions = vec![0; slots];
+    for (position, peer) in (0..u16::MAX).zip(peers) {
+        positions[usize::from(peer.slot)] = position;
+    }
+    positions
+}
+
+/// The subnets of one family, each with its peer.
+fn subnets<W>(peers: &[Peer], of: impl Fn(&Peer) -> Option<Prefix<W>>) -> Vec<(Prefix<W>, Route)> {
+    peers.iter().filter_map(|peer| Some((of(peer)?, Route::from(peer)))).collect()
 }

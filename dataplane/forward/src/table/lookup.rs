@@ -7,13 +7,14 @@ use core::ops::{BitAnd, Shr, Sub};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::Peer;
+use super::{Peer, Route};
 
-/// Entries of a direct index: 512 KiB, which is the size of a second-level cache.
+/// Entries of a direct index: 2 MiB. Those of 65,536 subnets next to each other take 512 KiB, which
+/// stays in a second-level cache.
 const INDEX_MAX: usize = 1 << 18;
 
-/// The entry of a direct index without a peer.
-const NOBODY: u16 = u16::MAX;
+// One read finds the peer and says all that the way out needs.
+const _: () = assert!(size_of::<Option<Route>>() == 8, "an entry is one word");
 
 /// An address as a number.
 pub(super) trait Word:
@@ -78,7 +79,7 @@ impl From<Ipv6Net> for Prefix<u128> {
     }
 }
 
-/// From an address to the position of the peer that has it.
+/// From an address to the peer that has it.
 #[derive(Debug)]
 pub(super) enum Lookup<W> {
     /// All subnets have one length and lie close together.
@@ -87,16 +88,16 @@ pub(super) enum Lookup<W> {
         base: W,
         /// Bits behind the prefix; less than the width of `W`.
         shift: u32,
-        /// The peer's position, or [`NOBODY`].
-        entries: Vec<u16>,
+        /// The peer, if the subnet is anybody's.
+        entries: Vec<Option<Route>>,
     },
     /// Sorted by mask, longest first, then by base.
-    Longest(Vec<(Prefix<W>, u16)>),
+    Longest(Vec<(Prefix<W>, Route)>),
 }
 
 impl<W: Word> Lookup<W> {
-    /// Builds the better of the two. If two subnets are the same, the error is the position of one.
-    pub(super) fn new(mut subnets: Vec<(Prefix<W>, u16)>) -> Result<Self, u16> {
+    /// Builds the better of the two. If two subnets are the same, the error is one of their peers.
+    pub(super) fn new(mut subnets: Vec<(Prefix<W>, Route)>) -> Result<Self, Route> {
         subnets.sort_unstable_by(|a, b| b.0.mask.cmp(&a.0.mask).then(a.0.base.cmp(&b.0.base)));
         if let Some(pair) = subnets.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(pair[1].1);
@@ -105,7 +106,7 @@ impl<W: Word> Lookup<W> {
     }
 
     /// The direct index for sorted subnets, if there can be one.
-    fn direct(subnets: &[(Prefix<W>, u16)]) -> Option<Self> {
+    fn direct(subnets: &[(Prefix<W>, Route)]) -> Option<Self> {
         let ((first, _), (last, _)) = (subnets.first()?, subnets.last()?);
         // Sorted by mask first: if the ends agree, all do.
         if first.mask != last.mask || first.host_bits as usize >= size_of::<W>() * 8 {
@@ -116,24 +117,24 @@ impl<W: Word> Lookup<W> {
         if length > INDEX_MAX {
             return None;
         }
-        let mut entries = vec![NOBODY; length];
-        for (prefix, position) in subnets {
+        let mut entries = vec![None; length];
+        for (prefix, route) in subnets {
             let index = ((prefix.base - base) >> shift).index()?;
-            *entries.get_mut(index)? = *position;
+            *entries.get_mut(index)? = Some(*route);
         }
         Some(Self::Direct { base, shift, entries })
     }
 
-    /// The position of the peer that has the address.
+    /// The peer that has the address.
     #[inline]
-    pub(super) fn find(&self, address: W) -> Option<u16> {
+    pub(super) fn find(&self, address: W) -> Option<Route> {
         match self {
             Self::Direct { base, shift, entries } => {
                 if address < *base {
                     return None;
                 }
                 let index = ((address - *base) >> *shift).index()?;
-                entries.get(index).copied().filter(|position| *position != NOBODY)
+                entries.get(index).copied().flatten()
             }
             Self::Longest(subnets) => longest(subnets, address),
         }
@@ -141,13 +142,13 @@ impl<W: Word> Lookup<W> {
 }
 
 /// One binary search for each prefix length, longest first.
-fn longest<W: Word>(mut subnets: &[(Prefix<W>, u16)], address: W) -> Option<u16> {
+fn longest<W: Word>(mut subnets: &[(Prefix<W>, Route)], address: W) -> Option<Route> {
     while let Some((first, _)) = subnets.first() {
         let end = subnets.partition_point(|(prefix, _)| prefix.mask >= first.mask);
         let (group, shorter) = subnets.split_at(end);
         let base = address & first.mask;
         if let Ok(found) = group.binary_search_by(|(prefix, _)| prefix.base.cmp(&base)) {
-            return group.get(found).map(|(_, position)| *position);
+            return group.get(found).map(|(_, route)| *route);
         }
         subnets = shorter;
     }
@@ -238,8 +239,12 @@ mod tests {
         Prefix::from(net.parse::<Ipv4Net>().unwrap())
     }
 
+    fn routes() -> impl Iterator<Item = Route> {
+        (0..).map(|slot| Route { generation: 1, slot, inner_v6: false })
+    }
+
     fn is_direct(nets: &[&str]) -> bool {
-        let subnets = nets.iter().map(|net| prefix(net)).zip(0..).collect();
+        let subnets = nets.iter().map(|net| prefix(net)).zip(routes()).collect();
         matches!(Lookup::new(subnets).unwrap(), Lookup::Direct { .. })
     }
 
@@ -258,7 +263,7 @@ mod tests {
         #[test]
         fn index_and_prefix_agree(bases in btree_set(0u32..1000, 1..50), probes: [u32; 32]) {
             let net = |index: u32| prefix(&std::format!("10.{}.{}.0/24", index >> 8, index & 255));
-            let mut subnets: Vec<_> = bases.iter().map(|index| net(*index)).zip(0..).collect();
+            let mut subnets: Vec<_> = bases.iter().map(|index| net(*index)).zip(routes()).collect();
             let direct = Lookup::new(subnets.clone()).unwrap();
             let is_direct = matches!(direct, Lookup::Direct { .. });
             prop_assert!(is_direct);
