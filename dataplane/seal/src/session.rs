@@ -155,6 +155,12 @@ impl<A: Aead> Session<A> {
         self.outgoing.next.load(Ordering::Relaxed) >= REKEY_AFTER_MESSAGES
     }
 
+    /// As if so many messages had been sealed.
+    #[cfg(test)]
+    pub(crate) fn wear(&self, messages: u64) {
+        self.outgoing.next.store(messages, Ordering::Relaxed);
+    }
+
     /// When the session was last used.
     #[must_use]
     pub fn activity(&self) -> Activity {

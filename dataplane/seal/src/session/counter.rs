@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn threads_never_get_the_same_counter() {
-        let next = AtomicU64::new(REJECT_AFTER_MESSAGES - 100_000);
+        let next = AtomicU64::new(REJECT_AFTER_MESSAGES - 3_000_000);
         let take = || -> Vec<u64> {
             let mut taken = Vec::new();
             for count in (1..=TRAIN_MAX).cycle() {
@@ -92,7 +92,7 @@ mod tests {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });
-        assert!(taken.len() > 90_000);
+        assert!(taken.len() > 2_900_000);
         assert!(taken.iter().all(|counter| *counter < REJECT_AFTER_MESSAGES));
         taken.sort_unstable();
         assert!(taken.windows(2).all(|pair| pair[0] < pair[1]));

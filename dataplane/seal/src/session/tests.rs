@@ -63,7 +63,7 @@ fn what_one_seals_the_other_opens() {
 #[test]
 fn the_message_has_the_form_of_the_paper() {
     let (alice, _) = pair();
-    alice.outgoing.next.store(0x0807_0605_0403_0201, Ordering::Relaxed);
+    alice.wear(0x0807_0605_0403_0201);
     let datagram = seal(&alice, &packet(20));
     assert_eq!(datagram[..16], [4, 0, 0, 0, 70, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
     let mut text = packet(20);
@@ -150,9 +150,9 @@ fn a_session_ends_by_age() {
 fn a_session_ends_by_count() {
     let (alice, bob) = pair();
     assert!(!alice.is_worn());
-    alice.outgoing.next.store(REKEY_AFTER_MESSAGES, Ordering::Relaxed);
+    alice.wear(REKEY_AFTER_MESSAGES);
     assert!(alice.is_worn());
-    alice.outgoing.next.store(REJECT_AFTER_MESSAGES - 1, Ordering::Relaxed);
+    alice.wear(REJECT_AFTER_MESSAGES - 1);
     let mut last = seal(&alice, &packet(64));
     assert_eq!(alice.reserve(1, Load::Packet, NOW).err(), Some(Ended));
     assert!(bob.open(&mut last, NOW).is_ok());

@@ -4,8 +4,10 @@ use super::node::{Node, SLOT, address, packet, peer_config, private, seconds, se
 use crate::device::{QUEUE_MAX, TICK};
 use crate::handshake::KeyRefused;
 use crate::keys::PublicKey;
-use crate::limits::JITTER;
+use crate::limits::{JITTER, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES};
+use crate::message::Message;
 use crate::rejected::Rejected;
+use crate::session::Load;
 use crate::timestamp::Timestamp;
 
 #[test]
@@ -42,7 +44,7 @@ fn workers_use_what_is_published() {
     assert_eq!(nodes[1].published.len(), 1, "an empty message proves the keys too");
     let sending = nodes[0].published[&SLOT].clone();
     let receiving = nodes[1].published[&SLOT].clone();
-    let counters = sending.reserve(44, crate::session::Load::Packet, seconds(2)).unwrap();
+    let counters = sending.reserve(44, Load::Packet, seconds(2)).unwrap();
     for counter in counters {
         let mut datagram = [0; 100];
         let length = sending.seal(counter, &[&packet(1)], &mut datagram, 1420);
@@ -54,6 +56,55 @@ fn workers_use_what_is_published() {
     }
     assert_eq!(nodes[1].kinds(), [4]);
     assert_eq!(TICK * 120, seconds(12));
+}
+
+/// Nothing but ticks reaches the devices for a thousand seconds; workers seal and open all packets,
+/// and never miss a session.
+#[test]
+fn workers_go_through_rekeys_without_a_gap() {
+    let mut nodes = Node::pair(1);
+    nodes[0].with(seconds(1), |device, context| device.handle_wanted(context, SLOT));
+    settle(seconds(1), &mut nodes);
+    let mut used = std::collections::HashSet::new();
+    for tick in 10..10_000 {
+        let now = TICK * tick;
+        for from in 0..2 {
+            let session = nodes[from].published[&SLOT].clone();
+            let counter = session.reserve(1, Load::Packet, now).unwrap().next().unwrap();
+            let mut datagram = [0; 80];
+            session.seal(counter, &[&packet(1)], &mut datagram, 1420);
+            let Ok(Message::Data { receiver, .. }) = Message::parse(&datagram) else { panic!() };
+            used.insert(receiver);
+            let session = nodes[1 - from].installed[&receiver].clone();
+            session.open(&mut datagram, now).unwrap();
+            nodes[from].tick(now);
+        }
+        settle(now, &mut nodes);
+    }
+    let handshakes = nodes[0].device.peers().next().unwrap().1.handshakes;
+    assert_eq!(handshakes, 1 + 999 / 120);
+    assert_eq!(used.len() as u64, 2 * handshakes);
+}
+
+#[test]
+fn a_session_that_is_used_up_is_replaced() {
+    for by in 0..2 {
+        let mut nodes = Node::pair(1);
+        nodes[0].send(seconds(1), &packet(1));
+        settle(seconds(1), &mut nodes);
+        let before = nodes[by].published[&SLOT].clone();
+        before.wear(REKEY_AFTER_MESSAGES - 1);
+        nodes[by].send(seconds(10), &packet(2));
+        assert_eq!(nodes[by].kinds(), [4, 1], "worn, but still good");
+        // The answer is lost. Meanwhile the last counters are used.
+        before.wear(REJECT_AFTER_MESSAGES);
+        nodes[by].send(seconds(11), &packet(3));
+        assert!(nodes[by].sent.is_empty());
+        nodes[by].tick(seconds(16));
+        let arrived = settle(seconds(16), &mut nodes);
+        assert_eq!(arrived[1 - by], [packet(3)]);
+        assert_ne!(nodes[by].published[&SLOT].local(), before.local());
+    }
 }
 
 #[test]
