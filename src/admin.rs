@@ -7,7 +7,7 @@ pub mod client;
 pub mod server;
 pub mod show;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
@@ -132,8 +132,8 @@ pub struct Network {
     pub ipv6: Option<String>,
     /// Backend type.
     pub backend: String,
-    /// UDP port, the same on all hosts.
-    pub port: u16,
+    /// UDP port, the same on all hosts; `None` where there is none.
+    pub port: Option<u16>,
 }
 
 /// The interface for traffic between hosts.
@@ -245,20 +245,25 @@ pub struct Peers {
 /// Another host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
-    /// Its place in the workers' arrays.
-    pub slot: u16,
+    /// Its place in the workers' arrays, if they reach it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u16>,
     /// How often the place was given to somebody.
-    pub generation: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u32>,
     /// IPv4 subnet, CIDR text.
     pub subnet: Option<String>,
     /// IPv6 subnet, CIDR text.
     pub ipv6_subnet: Option<String>,
-    /// Where its packets are sent.
-    pub outer: SocketAddr,
+    /// Where its packets are sent: an address, with a port where there is one.
+    pub outer: String,
     /// Addresses its packets may come from.
     pub addresses: Vec<IpAddr>,
-    /// `udp`.
+    /// How they get there: `udp`, `vxlan`, `direct` or `host-gw`.
     pub path: String,
+    /// Why so, where there is a choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Its identity, if it is a weft node.
     pub id: Option<String>,
     /// Seconds since its lease was seen first.
@@ -274,6 +279,9 @@ pub struct Peer {
 /// Packets that were not handed on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Drops {
+    /// Who counts, where that are not the workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// From the device to the peers.
     pub outbound: Vec<Drop>,
     /// From the peers to the device.

@@ -19,7 +19,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::json::{self, Fields, Object, Value};
 use crate::lease::Leaf;
 
-pub use backend::{PORT_DEFAULT, SOURCE_PORTS_MAX, UdpBackend};
+pub use backend::{
+    Backend, PORT_DEFAULT, SOURCE_PORTS_MAX, UdpBackend, VXLAN_PORT_DEFAULT, VxlanBackend,
+};
 pub use range::SubnetRange;
 
 use range::Wish;
@@ -33,8 +35,8 @@ pub struct NetworkConfig {
     pub v6: Option<SubnetRange>,
     /// `EnableNFTables`.
     pub nftables: bool,
-    /// The `udp` backend's own keys.
-    pub backend: UdpBackend,
+    /// `Backend`: how packets travel between the nodes.
+    pub backend: Backend,
 }
 
 /// Why a network config cannot be used.
@@ -53,18 +55,20 @@ pub enum ConfigError {
     NoFamily,
     /// `Backend` is there but names no type.
     #[error(
-        "The network config has a Backend without a Type. Add \"Type\": \"udp\", or leave Backend \
-         out, which means udp"
+        "The network config has a Backend without a Type. Add \"Type\": \"udp\", \"vxlan\" or \
+         \"host-gw\", or leave Backend out, which means udp"
     )]
     BackendTypeMissing,
-    /// A backend that flannel has and this program will have.
-    #[error("The backend type {kind:?} is not built yet. Only \"udp\" is, so use that")]
-    BackendNotBuilt {
+    /// A backend that flannel has and this program has not.
+    #[error("weft does not have flannel's backend type {kind:?}. {instead}")]
+    BackendNotHere {
         /// The type, in lower case.
         kind: String,
+        /// The way out.
+        instead: &'static str,
     },
-    /// A backend that this program does not have.
-    #[error("The backend type {kind:?} is unknown: weft does not have it. Use \"udp\"")]
+    /// A backend that nobody has.
+    #[error("The backend type {kind:?} is unknown. Use \"udp\", \"vxlan\" or \"host-gw\"")]
     BackendUnknown {
         /// The type, in lower case.
         kind: String,

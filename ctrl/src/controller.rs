@@ -6,6 +6,7 @@
 //! begin      network config (waited for), interface, obstacles   -> MTU, addresses to bind
 //! acquire    lease                                               -> first table, without peers
 //! configure  addresses, MTU, route and settings of the device    <- name of the device
+//!            (leave_to_kernel for vxlan and host-gw, where there is no device of the program)
 //! run        subnet file, then leases, tables and repairs until stopped
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! when flanneld stops.
 
 mod change;
+mod macs;
 mod own;
 mod publish;
 mod release;
@@ -22,8 +24,9 @@ mod run;
 mod save;
 mod start;
 mod underlay;
+mod way;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +36,9 @@ use tokio::time::Instant;
 use tracing::{error, info};
 use weft_forward::table::{Table, TableError};
 
-use crate::config::{ConfigError, NetworkConfig};
-use crate::desired::{Slots, View, Viewer};
+use crate::config::{Backend, ConfigError, NetworkConfig};
+use crate::desired::kernel::device_name;
+use crate::desired::{View, Viewer};
 use crate::device::{self, DesiredDevice, DeviceError, DeviceGone};
 use crate::identity::{self, Identity, IdentityError};
 use crate::interface::{self, Families, Interface, InterfaceError, InterfaceOptions};
@@ -45,8 +49,12 @@ use crate::source::{Source, SourceOptions};
 use crate::status::{Concern, DeviceStatus, Phase, StatusHandle};
 use crate::subnet_file::{self, SubnetFileError};
 
+use underlay::Facts;
+
+pub use macs::MacsError;
 pub use release::{Outcome, Release};
-pub use run::Running;
+pub use run::{KernelRunning, Running};
+pub use way::PrepareError;
 
 /// The device's name in flannel's UDP mode.
 pub const DEVICE_NAME: &str = "flannel0";
@@ -126,6 +134,21 @@ pub enum StartError {
         /// What has to be left.
         least: u32,
     },
+    /// What others send to is not an address of the interface.
+    #[error(
+        "Backend type \"host-gw\" cannot work with the public address {public}, which is none of \
+         {interface}: peers route to this address directly. Leave out --public-ip and \
+         --public-ipv6, choose the interface that has the address with --iface, or use \"vxlan\""
+    )]
+    PublicAddress {
+        /// The address.
+        public: IpAddr,
+        /// The interface.
+        interface: String,
+    },
+    /// A VXLAN device cannot be made.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
     /// No lease.
     #[error(transparent)]
     Acquire(#[from] AcquireError),
@@ -184,6 +207,7 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
     let chosen = interface::select(&options.interface, families).await?;
     chosen.log_refusals();
     let interface = chosen.interface;
+    underlay::check_public(&config, &interface)?;
     let mtu = underlay::inner_mtu(&config, &interface)?;
     let begun = Begun {
         options,
@@ -198,7 +222,16 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
         mtu,
         source_ports: 1,
     };
-    device::check_before(&begun.desired_device(DEVICE_NAME, None), &begun.interface).await?;
+    match &begun.config.backend {
+        Backend::Udp(_) => {
+            let desired = begun.desired_device(DEVICE_NAME, None);
+            device::check_before(&desired, &begun.interface).await?;
+        }
+        _ => {
+            let networks: Vec<_> = begun.config.networks().collect();
+            device::check_networks(&networks, &begun.interface).await?;
+        }
+    }
     info!(
         interface = begun.interface.name,
         addresses = ?begun.bind_addresses(),
@@ -241,17 +274,23 @@ impl Begun {
         underlay::bind_addresses(&self.interface, &self.config)
     }
 
-    /// Takes a lease. If the source does not answer, the one that it confirmed last is used.
+    /// Takes a lease. With `vxlan` the devices are made before, since the lease tells their MAC
+    /// addresses. If the source does not answer, the one that it confirmed last is used.
     ///
     /// # Errors
-    /// There is none to take, or the source cannot be used.
+    /// There is none to take, the source cannot be used, or a device cannot be made.
     pub async fn acquire(self) -> Result<Acquired, StartError> {
         self.status.change(|status| {
             status.phase = Phase::Lease;
             status.raise(Concern::Start, "Taking a lease".into());
         });
-        let Self { interface, config, identity, mtu, source_ports, .. } = &self;
-        let attributes = underlay::attributes(interface, config, *identity, *mtu, *source_ports);
+        let facts = Facts {
+            identity: self.identity,
+            mtu: self.mtu,
+            source_ports: self.source_ports,
+            macs: way::prepare(&self).await?,
+        };
+        let attributes = underlay::attributes(&self.interface, &self.config, &facts);
         let began = Instant::now().into_std();
         let lease = start::acquire(&self, &attributes).await?;
         info!(lease = lease.record.name, origin = ?lease.origin, "lease acquired");
@@ -268,9 +307,10 @@ impl Begun {
             identity: self.identity,
             own_addresses: underlay::own_addresses(&self.interface),
             outer_v6: self.interface.address_v4.is_none(),
+            own_macs: facts.macs.iter().collect(),
         };
         let first_table = Arc::new(Table::new(viewer.table_input(&View::default(), 1))?);
-        Ok(Acquired { begun: self, lease, began, attributes, viewer, first_table })
+        Ok(Acquired { begun: self, lease, began, facts, attributes, viewer, first_table })
     }
 
     fn desired_device(&self, name: &str, lease: Option<&AcquiredLease>) -> DesiredDevice {
@@ -293,6 +333,7 @@ pub struct Acquired {
     lease: AcquiredLease,
     /// When taking it began: it does not live longer than from then on.
     began: std::time::Instant,
+    facts: Facts,
     attributes: Attributes,
     viewer: Viewer,
     first_table: Arc<Table>,
@@ -330,15 +371,27 @@ impl Acquired {
             status.phase = Phase::Device;
             status.raise(Concern::Start, "Setting up the device".into());
             let mtu = self.begun.mtu;
-            status.device = Some(DeviceStatus { name: name.to_owned(), index, mtu });
+            status.device = Some(DeviceStatus { name: name.to_owned(), index: Some(index), mtu });
         });
+        way::clear(&self.begun.config).await;
         let desired = self.begun.desired_device(name, Some(&self.lease));
         let report = device::apply(&desired).await?;
         for failure in &report.failures {
             error!(%failure, "the device could not be set up completely");
         }
-        run::show_report(status, &report);
         Ok(Running::new(self, desired, report))
+    }
+
+    /// The same for the types that need nothing of the program: the kernel carries all packets.
+    #[must_use]
+    pub fn leave_to_kernel(self) -> KernelRunning {
+        let Begun { config, mtu, status, .. } = &self.begun;
+        let first = config.backend.vxlan().map(|vxlan| device_name(vxlan.vni, config.v4.is_none()));
+        status.change(|status| {
+            status.phase = Phase::Device;
+            status.device = first.map(|name| DeviceStatus { name, index: None, mtu: *mtu });
+        });
+        KernelRunning::new(self)
     }
 }
 

@@ -1,9 +1,10 @@
-//! From stored leases and the config to the table that the workers use. Pure: time is an argument.
+//! From stored leases and the config to the table that the workers use, or to the kernel's state. Pure: time is an argument.
 
 mod book;
+pub mod kernel;
 mod slots;
 mod view;
 
 pub use book::{ABSENT_SECONDS_MAX, Book};
 pub use slots::Slots;
-pub use view::{Accepted, Rejected, Skipped, View, Viewer};
+pub use view::{Accepted, Hop, Reach, Rejected, Skipped, View, Viewer};

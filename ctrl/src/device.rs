@@ -20,7 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub(crate) use before::overlaps;
-pub use before::{Obstacle, check_before};
+pub use before::{Obstacle, check_before, check_networks};
 pub use keep::{PERIOD, apply, keep};
 pub use settings::Setting;
 

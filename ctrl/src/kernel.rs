@@ -15,6 +15,7 @@ pub mod object;
 mod on_link;
 mod parse;
 pub mod plan;
+mod prepare;
 mod read;
 mod request;
 #[cfg(test)]
@@ -23,7 +24,8 @@ mod tests;
 pub use execute::Failure;
 pub use keep::{PERIOD, Removed, Report, apply, keep, preview, remove_all};
 pub use mac::{MacAddress, NotMacAddress};
-pub use on_link::is_on_link;
+pub use on_link::{is_on_link, on_link_device};
+pub use prepare::{make_devices, vxlan_macs};
 
 /// Marks our devices (`IFLA_IFALIAS`).
 pub const ALIAS: &str = "weft";

@@ -10,6 +10,7 @@
 
 mod check;
 mod value;
+pub mod vtep;
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};

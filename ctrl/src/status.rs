@@ -11,7 +11,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::config::{NetworkConfig, SubnetRange};
-use crate::desired::{Accepted, View};
+use crate::desired::kernel::{self, OnLink, Path};
+use crate::desired::{Accepted, Hop, View};
 use crate::identity::Identity;
 use crate::interface::Interface;
 use crate::lease::{Leaf, shortened};
@@ -79,8 +80,8 @@ pub struct Status {
 pub struct ConfigStatus {
     /// The backend type.
     pub backend: &'static str,
-    /// UDP port.
-    pub port: u16,
+    /// UDP port between the nodes, where there is one.
+    pub port: Option<u16>,
     /// IPv4 subnets.
     pub v4: Option<RangeStatus>,
     /// IPv6 subnets.
@@ -217,13 +218,13 @@ pub struct Check {
     pub problem: Option<String>,
 }
 
-/// The tunnel device.
+/// The tunnel device, or the first of the VXLAN devices.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeviceStatus {
     /// Name.
     pub name: String,
-    /// Index.
-    pub index: u32,
+    /// The kernel's number, where it does not change.
+    pub index: Option<u32>,
     /// MTU in bytes of inner packet.
     pub mtu: u32,
 }
@@ -235,22 +236,24 @@ pub struct PeerStatus {
     pub subnet: Option<String>,
     /// IPv6 subnet.
     pub ipv6_subnet: Option<String>,
-    /// Where datagrams are sent to.
-    pub outer: SocketAddr,
+    /// Where packets are sent to: an address, with a port where there is one.
+    pub outer: String,
     /// Outer sources that it may send from.
     pub addresses: Vec<IpAddr>,
     /// Its identity, if it is a weft node.
     pub id: Option<Identity>,
     /// Version of its `Weft` key, if it is a weft node.
     pub weft: Option<u64>,
-    /// The path that packets take.
-    pub path: &'static str,
+    /// The path that packets take; two where those of IPv4 and IPv6 differ.
+    pub path: String,
+    /// Why that one, where there is a choice.
+    pub reason: Option<String>,
     /// It takes IPv6 inside.
     pub takes_ipv6: bool,
-    /// Number in the table.
-    pub slot: u16,
+    /// Number in the table, if the engine reaches it.
+    pub slot: Option<u16>,
     /// Tells apart users of one slot.
-    pub generation: u32,
+    pub generation: Option<u32>,
     /// Seconds since the lease was first seen.
     pub age_seconds: u64,
     #[serde(skip)]
@@ -294,12 +297,14 @@ pub(crate) enum Concern {
     /// The interface has a subnet that our network cannot live beside.
     Underlay,
     Routes,
+    /// Single peers that cannot be reached; all others can.
+    Peers,
 }
 
 impl Concern {
     /// A node with this problem must not be given work.
     fn blocks(self) -> bool {
-        !matches!(self, Self::LeaseSource | Self::Renewal)
+        !matches!(self, Self::LeaseSource | Self::Renewal | Self::Peers)
     }
 }
 
@@ -385,6 +390,8 @@ impl Status {
     #[must_use]
     pub fn checks(&self) -> Vec<Check> {
         let missing = |there: bool| (!there).then(|| "Not there yet".to_owned());
+        // Plain routes need no device.
+        let is_set_up = self.device.is_some() || self.phase == Phase::Running;
         let check = |name, concerns: &[Concern], otherwise: Option<String>| {
             let problem = concerns.iter().find_map(|concern| self.concerns.get(concern)).cloned();
             Check { name, problem: problem.or(otherwise) }
@@ -392,8 +399,12 @@ impl Status {
         vec![
             check("datastore", &[Concern::LeaseSource], missing(self.config.is_some())),
             check("lease", &[Concern::Lease, Concern::Renewal], missing(self.lease.is_some())),
-            check("device", &[Concern::Device], missing(self.device.is_some())),
-            check("routes", &[Concern::Underlay, Concern::Routes], missing(self.device.is_some())),
+            check("device", &[Concern::Device], missing(is_set_up)),
+            check(
+                "routes",
+                &[Concern::Underlay, Concern::Routes, Concern::Peers],
+                missing(is_set_up),
+            ),
             check("subnet file", &[Concern::SubnetFile], missing(self.phase == Phase::Running)),
             check("start", &[Concern::Start], None),
         ]
@@ -412,18 +423,15 @@ impl Status {
             subnet_min: range.first(),
             subnet_max: range.last(),
         };
+        let udp = config.backend.udp();
+        let sources = udp.iter().flat_map(|udp| &udp.allowed_sources);
         self.config = Some(ConfigStatus {
-            backend: "udp",
-            port: config.backend.port,
+            backend: config.backend.name(),
+            port: config.backend.port(),
             v4: config.v4.as_ref().map(range),
             v6: config.v6.as_ref().map(range),
-            allowed_sources: config
-                .backend
-                .allowed_sources
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            strict_source: config.backend.strict_source,
+            allowed_sources: sources.map(ToString::to_string).collect(),
+            strict_source: udp.is_some_and(|udp| udp.strict_source),
         });
     }
 
@@ -463,9 +471,9 @@ impl Status {
     }
 
     /// Counts a rejection when a lease becomes rejected or is rejected for another reason.
-    pub(crate) fn set_view(&mut self, view: &View, epoch: u64) {
+    pub(crate) fn set_view(&mut self, view: &View, peers: Vec<PeerStatus>, epoch: u64) {
         self.epoch = epoch;
-        self.peers = view.accepted.iter().map(PeerStatus::new).collect();
+        self.peers = peers;
         let skipped = view.skipped.iter();
         self.skipped = skipped
             .map(|one| SkippedStatus { name: one.name.clone(), backend: one.backend.clone() })
@@ -504,20 +512,57 @@ impl LeaseStatus {
 }
 
 impl PeerStatus {
-    fn new(accepted: &Accepted) -> Self {
-        let peer = &accepted.peer;
+    /// A peer that the engine reaches; `None` for others.
+    pub(crate) fn of_engine(accepted: &Accepted) -> Option<Self> {
+        let peer = accepted.peer()?;
+        Some(Self {
+            outer: peer.outer.to_string(),
+            addresses: peer.addresses.clone(),
+            path: "udp".to_owned(),
+            takes_ipv6: peer.inner_v6,
+            slot: Some(peer.slot),
+            generation: Some(peer.generation),
+            ..Self::of(accepted)
+        })
+    }
+
+    /// A peer that the kernel reaches.
+    pub(crate) fn of_kernel(accepted: &Accepted, config: &NetworkConfig, on_link: &OnLink) -> Self {
+        let hops = accepted.hops();
+        let mut paths: Vec<Path> =
+            hops.iter().map(|hop| kernel::path(config, on_link, hop)).collect();
+        paths.dedup();
+        let names: Vec<&str> = paths.iter().map(|path| path.name()).collect();
+        let outer = |hop: &Hop| match config.backend.port() {
+            Some(port) if paths.contains(&Path::Vxlan) => {
+                SocketAddr::new(hop.public, port).to_string()
+            }
+            _ => hop.public.to_string(),
+        };
+        Self {
+            outer: hops.first().map(outer).unwrap_or_default(),
+            addresses: hops.iter().map(|hop| hop.public).collect(),
+            path: names.join(", "),
+            reason: kernel::reason(config, &paths),
+            takes_ipv6: hops.iter().any(|hop| hop.public.is_ipv6()),
+            ..Self::of(accepted)
+        }
+    }
+
+    fn of(accepted: &Accepted) -> Self {
         let weft = accepted.lease.attributes.weft.as_ref();
         Self {
-            subnet: peer.subnet_v4.map(|net| net.to_string()),
-            ipv6_subnet: peer.subnet_v6.map(|net| net.to_string()),
-            outer: peer.outer,
-            addresses: peer.addresses.clone(),
+            subnet: accepted.leaf.v4.map(|net| net.to_string()),
+            ipv6_subnet: accepted.leaf.v6.map(|net| net.to_string()),
+            outer: String::new(),
+            addresses: Vec::new(),
             id: weft.and_then(|weft| weft.id),
             weft: weft.map(|weft| weft.v),
-            path: "udp",
-            takes_ipv6: peer.inner_v6,
-            slot: peer.slot,
-            generation: peer.generation,
+            path: String::new(),
+            reason: None,
+            takes_ipv6: false,
+            slot: None,
+            generation: None,
             age_seconds: 0,
             since: Some(accepted.since),
         }
@@ -561,7 +606,8 @@ mod tests {
             let config = NetworkConfig::parse(br#"{"Network":"10.5.0.0/16"}"#).unwrap();
             status.set_config(&config);
             status.set_lease(&"10.5.1.0-24".parse().unwrap(), Identity::random());
-            status.device = Some(DeviceStatus { name: "flannel0".into(), index: 1, mtu: 1472 });
+            status.device =
+                Some(DeviceStatus { name: "flannel0".into(), index: Some(1), mtu: 1472 });
         });
         assert_eq!(failed(), [""; 0]);
         for (concern, name) in [
@@ -571,6 +617,7 @@ mod tests {
             (Concern::Device, "device"),
             (Concern::Underlay, "routes"),
             (Concern::Routes, "routes"),
+            (Concern::Peers, "routes"),
             (Concern::SubnetFile, "subnet file"),
             (Concern::Start, "start"),
         ] {

@@ -229,7 +229,7 @@ fn several_source_ports_are_told_in_the_lease() {
         let config = CONFIG.replace(r#""udp"}"#, r#""udp","SourcePorts":4}"#);
         let world = World::with_config(&config);
         let mut begun = world.begin().await.unwrap();
-        assert_eq!(begun.config().backend.source_ports, 4);
+        assert_eq!(begun.config().backend.udp().unwrap().source_ports, 4);
         begun.set_source_ports(3);
         let acquired = begun.acquire().await.unwrap();
         let script = async |lease: &str, _: &Tables| {
@@ -376,7 +376,7 @@ fn a_changed_config_is_applied_or_told() {
                     tables.last().is_some_and(|table| table.input().strict_source)
                 })
                 .await;
-                assert_eq!(world.status().config.unwrap().port, 8286);
+                assert_eq!(world.status().config.unwrap().port, Some(8286));
 
                 // A wider network with the same subnets: the route of the narrower one goes.
                 write(&CONFIG.replace("10.244.0.0/16", "10.244.0.0/15"));
@@ -504,10 +504,10 @@ fn both_families() {
 #[test]
 fn starts_that_cannot_be() {
     in_new_namespace("refused", || async {
-        let world = World::with_config(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#);
+        let world = World::with_config(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"ipip"}}"#);
         let text = |error: StartError| error.to_string();
         let error = world.begin().await.unwrap_err();
-        assert!(text(error).contains("not built yet"));
+        assert!(text(error).contains("does not have flannel's backend type"));
 
         let write = |config: &str| fs::write(world.path("config"), config).unwrap();
         write(r#"{"Network":"10.168.0.0/16"}"#);

@@ -18,7 +18,8 @@ pub fn status(status: &Status) -> String {
     rows.push(("  connected".to_owned(), connection(&status.datastore)));
     if let Some(network) = &status.network {
         rows.push(("network".to_owned(), join([&network.ipv4, &network.ipv6])));
-        rows.push(("backend".to_owned(), format!("{}, port {}", network.backend, network.port)));
+        let port = network.port.map_or_else(String::new, |port| format!(", port {port}"));
+        rows.push(("backend".to_owned(), format!("{}{port}", network.backend)));
     }
     if let Some(interface) = &status.interface {
         let name = format!("{}, MTU {}", interface.name, interface.mtu);
@@ -85,12 +86,15 @@ pub fn peers(peers: &Peers) -> String {
     if peers.peers.is_empty() {
         return "No peers: no other host has a lease.\n".to_owned();
     }
+    if peers.peers.iter().all(|peer| peer.slot.is_none()) {
+        return kernel_peers(peers);
+    }
     let head = ["SUBNET", "SENT TO", "PATH", "KIND", "IPV6 INSIDE", "PATH MTU", "SEGMENTATION"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(peers.peers.iter().map(|peer| {
         vec![
             join([&peer.subnet, &peer.ipv6_subnet]),
-            peer.outer.to_string(),
+            peer.outer.clone(),
             peer.path.clone(),
             if peer.id.is_some() { "weft" } else { "flannel" }.to_owned(),
             if peer.takes_ipv6 { "yes" } else { "no" }.to_owned(),
@@ -101,8 +105,27 @@ pub fn peers(peers: &Peers) -> String {
     table(&rows)
 }
 
+/// Peers that the kernel reaches: nothing is known about paths beyond their choice.
+fn kernel_peers(peers: &Peers) -> String {
+    let mut rows =
+        vec![["SUBNET", "SENT TO", "PATH", "KIND", "BECAUSE"].map(str::to_owned).to_vec()];
+    rows.extend(peers.peers.iter().map(|peer| {
+        vec![
+            join([&peer.subnet, &peer.ipv6_subnet]),
+            list(&peer.addresses),
+            peer.path.clone(),
+            if peer.id.is_some() { "weft" } else { "flannel" }.to_owned(),
+            peer.reason.clone().unwrap_or_else(|| "the config says so".to_owned()),
+        ]
+    }));
+    table(&rows)
+}
+
 /// `weft drops`.
 pub fn drops(drops: &Drops) -> String {
+    if let Some(note) = &drops.note {
+        return format!("{note}\n\n{}", section("Dropped by the device", &drops.kernel));
+    }
     let sections = [
         ("Outbound, from the device to the peers", &drops.outbound),
         ("Inbound, from the peers to the device", &drops.inbound),

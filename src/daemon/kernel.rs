@@ -6,7 +6,7 @@ use std::path::Path;
 use weft_ctrl::controller::DEVICE_NAME;
 use weft_forward::counters::Snapshot;
 
-use crate::admin::Drop;
+use crate::admin::{Drop, Drops};
 
 /// Losses just outside of our hands: in the device, and in the sockets' receive queues.
 pub(super) fn losses(snapshot: &Snapshot) -> Vec<Drop> {
@@ -34,6 +34,38 @@ pub(super) fn loss_counts(snapshot: &Snapshot) -> [(&'static str, u64); 3] {
     ]
 }
 
+/// Losses of a device that no worker of ours reads.
+pub(super) fn device_losses(device: &str) -> [(&'static str, u64); 2] {
+    let statistics = Path::new("/sys/class/net").join(device).join("statistics");
+    [
+        ("device_tx_dropped", number(&statistics.join("tx_dropped"))),
+        ("device_rx_dropped", number(&statistics.join("rx_dropped"))),
+    ]
+}
+
+/// What is known where the kernel carries all packets.
+pub(super) fn drops_of_kernel(device: Option<&str>) -> Drops {
+    let commands = match device {
+        Some(device) => format!("`ip -s -s link show {device}`, `nstat` and `ip -s -s link`"),
+        None => "`nstat` and `ip -s -s link`".to_owned(),
+    };
+    let note = format!(
+        "The kernel carries the packets of this backend, and counts by itself what it drops: see \
+         {commands}."
+    );
+    let texts = [
+        "The device dropped packets on their way to peers.",
+        "The device dropped packets from peers.",
+    ];
+    let losses = device.map(device_losses).into_iter().flatten().zip(texts);
+    let losses = losses.map(|((name, count), text)| drop_line(name, count, text));
+    Drops {
+        note: Some(note),
+        kernel: losses.filter(|line| line.count > 0).collect(),
+        ..Drops::default()
+    }
+}
+
 /// Bytes of memory that this process holds.
 pub(super) fn resident_bytes() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -55,12 +87,12 @@ pub(super) fn not_losses() -> Vec<Drop> {
 }
 
 fn without_zeros<const N: usize>(lines: [(&str, u64, &str); N]) -> Vec<Drop> {
-    let named = |(reason, count, text): (&str, u64, &str)| Drop {
-        reason: reason.to_owned(),
-        count,
-        text: text.to_owned(),
-    };
+    let named = |(reason, count, text): (&str, u64, &str)| drop_line(reason, count, text);
     lines.into_iter().filter(|(_, count, _)| *count > 0).map(named).collect()
+}
+
+fn drop_line(reason: &str, count: u64, text: &str) -> Drop {
+    Drop { reason: reason.to_owned(), count, text: text.to_owned() }
 }
 
 /// The number in a file, 0 if it is not there.
@@ -101,6 +133,14 @@ UdpLite: 1 2 3 4 5 6
     fn this_kernel_has_the_table() {
         let table = fs::read_to_string("/proc/net/snmp").unwrap();
         assert!(table.contains(" SndbufErrors"), "{table}");
+    }
+
+    #[test]
+    fn where_the_kernel_carries_everything_it_is_said_who_counts() {
+        let drops = drops_of_kernel(Some("flannel.1"));
+        assert!(drops.note.unwrap().contains("ip -s -s link show flannel.1"));
+        assert!(drops.kernel.is_empty(), "there is no such device here");
+        assert!(!drops_of_kernel(None).note.unwrap().contains("flannel"));
     }
 
     #[test]

@@ -20,8 +20,34 @@ use crate::options::Options;
 
 /// Comes back only with what ends the daemon.
 pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()> {
-    let mut begun = controller::begin(options.control.clone(), state.control()).await?;
-    let opened = open(&begun, options).await?;
+    let begun = controller::begin(options.control.clone(), state.control()).await?;
+    match begun.config().backend.udp().map(|udp| udp.source_ports) {
+        Some(source_ports) => move_packets(begun, options, source_ports, state).await,
+        None => leave_to_kernel(begun, state).await,
+    }
+}
+
+/// The types whose packets the kernel carries: no device, sockets or workers of ours.
+async fn leave_to_kernel(begun: Begun, state: &State) -> Result<()> {
+    let backend = begun.config().backend.name();
+    info!(backend, "packets are carried by the kernel");
+    let running = begun.acquire().await?.leave_to_kernel();
+    let releases = state.take_releases();
+    tokio::select! {
+        outcome = running.run_releasable(std::future::pending(), releases) => outcome?,
+        never = announce_readiness(state) => match never {},
+    }
+    Ok(())
+}
+
+/// The type whose packets our workers carry.
+async fn move_packets(
+    mut begun: Begun,
+    options: &Options,
+    source_ports: u16,
+    state: &State,
+) -> Result<()> {
+    let opened = open(&begun, options, source_ports).await?;
     begun.set_source_ports(opened.crew.count);
     let device = opened.queues.first().context("the device has no queue")?;
     let (name, index) = (device.name().to_owned(), device.index());
@@ -45,9 +71,9 @@ pub(super) async fn start_and_run(options: &Options, state: &State) -> Result<()
     Ok(())
 }
 
-async fn open(begun: &Begun, options: &Options) -> Result<Equipment> {
+async fn open(begun: &Begun, options: &Options, source_ports: u16) -> Result<Equipment> {
     let without = options.without;
-    let mut crew = Crew::wanted(options.workers, begun.config().backend.source_ports);
+    let mut crew = Crew::wanted(options.workers, source_ports);
     let queues = device::open_device(&mut crew, without).await?;
     crew.log();
     let sockets = device::open_sockets(&begun.bind_addresses(), crew.count, without).await?;

@@ -119,7 +119,11 @@ impl State {
 
     /// The parts of the node, each with what is wrong.
     pub(super) fn checks(&self) -> Vec<status::Check> {
-        let mut checks = self.control.snapshot().checks();
+        let control = self.control.snapshot();
+        let mut checks = control.checks();
+        if is_left_to_kernel(&control) {
+            return checks;
+        }
         let known = self.known();
         let problem = match (&known.forwarding, known.stalls.now().is_some()) {
             (None, _) => Some("Not there yet".to_owned()),
@@ -142,12 +146,12 @@ impl State {
             }
         });
         let known = self.known();
-        let id =
-            |peer: &status::PeerStatus| PeerId { slot: peer.slot, generation: peer.generation };
         let lowered = |peer: &status::PeerStatus| {
-            let path_mtu = known.paths.path_mtu(id(peer))?;
-            Some((peer.outer.to_string(), path_mtu))
+            let path_mtu = known.paths.path_mtu(peer_id(peer)?)?;
+            Some((peer.outer.clone(), path_mtu))
         };
+        let is_unsegmented =
+            |peer: &&status::PeerStatus| peer_id(peer).is_some_and(|id| !known.paths.segments(id));
         let peers = &control.peers;
         Scrape {
             ready: control.ready && known.stalls.now().is_none(),
@@ -156,10 +160,8 @@ impl State {
             stalls: known.stalls.count,
             stalled: known.stalls.now().is_some(),
             lowered: peers.iter().filter_map(lowered).collect(),
-            unsegmented: peers.iter().filter(|peer| !known.paths.segments(id(peer))).count(),
-            kernel: moving
-                .as_ref()
-                .map_or_else(Vec::new, |moving| kernel::loss_counts(&moving.counted).to_vec()),
+            unsegmented: peers.iter().filter(is_unsegmented).count(),
+            kernel: losses(&control, moving.as_ref().map(|moving| &moving.counted)),
             moving,
             control,
         }
@@ -238,9 +240,14 @@ impl Answers for State {
     }
 
     fn drops(&self) -> Drops {
+        let control = self.control.snapshot();
+        if is_left_to_kernel(&control) {
+            return kernel::drops_of_kernel(control.device.as_ref().map(|device| &*device.name));
+        }
         let Some(forwarding) = self.forwarding() else { return Drops::default() };
         let snapshot = forwarding.snapshot();
         Drops {
+            note: None,
             outbound: reasons(&snapshot.outbound.drops),
             inbound: reasons(&snapshot.inbound.drops),
             kernel: kernel::losses(&snapshot),
@@ -293,8 +300,27 @@ fn skipped(lease: &status::SkippedStatus) -> UnusedLease {
     }
 }
 
+/// The config names a type whose packets no worker of ours sees.
+fn is_left_to_kernel(control: &status::Status) -> bool {
+    control.config.as_ref().is_some_and(|config| config.backend != "udp")
+}
+
+/// What the kernel counted around the workers, or by itself.
+fn losses(control: &status::Status, counted: Option<&Snapshot>) -> Vec<(&'static str, u64)> {
+    match (counted, &control.device) {
+        (Some(counted), _) => kernel::loss_counts(counted).to_vec(),
+        (None, Some(device)) => kernel::device_losses(&device.name).to_vec(),
+        (None, None) => Vec::new(),
+    }
+}
+
+/// A peer as the workers know it, if they do.
+fn peer_id(peer: &status::PeerStatus) -> Option<PeerId> {
+    Some(PeerId { slot: peer.slot?, generation: peer.generation? })
+}
+
 fn describe(peer: status::PeerStatus, paths: &Paths) -> Peer {
-    let id = PeerId { slot: peer.slot, generation: peer.generation };
+    let id = peer_id(&peer);
     Peer {
         slot: peer.slot,
         generation: peer.generation,
@@ -302,12 +328,13 @@ fn describe(peer: status::PeerStatus, paths: &Paths) -> Peer {
         ipv6_subnet: peer.ipv6_subnet,
         outer: peer.outer,
         addresses: peer.addresses,
-        path: peer.path.to_owned(),
+        path: peer.path,
+        reason: peer.reason,
         id: peer.id.map(|id| id.to_string()),
         age_seconds: peer.age_seconds,
         takes_ipv6: peer.takes_ipv6,
-        path_mtu: paths.path_mtu(id),
-        segmentation: paths.segments(id),
+        path_mtu: id.and_then(|id| paths.path_mtu(id)),
+        segmentation: id.is_none_or(|id| paths.segments(id)),
     }
 }
 

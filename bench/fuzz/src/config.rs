@@ -22,11 +22,12 @@ pub fn config(data: &[u8]) {
     assert!(config.v4.is_some() || config.v6.is_some());
     assert!(config.network_v4().is_some() == config.v4.is_some());
     assert!(config.network_v6().is_some() == config.v6.is_some());
-    assert_ne!(config.backend.port, 0);
+    assert_ne!(config.backend.port(), Some(0));
     for range in [&config.v4, &config.v6].into_iter().flatten() {
         check_range(range);
     }
-    for net in &config.backend.allowed_sources {
+    let udp = config.backend.udp();
+    for net in udp.iter().flat_map(|backend| &backend.allowed_sources) {
         assert_eq!(net.trunc(), *net);
     }
 }

@@ -71,6 +71,7 @@ pub fn leases(data: &[u8]) {
         identity: "00000000000000000000000000000001".parse().expect("a constant"),
         own_addresses: OWN_ADDRESSES.clone(),
         outer_v6: input.u8() & 1 != 0,
+        own_macs: Vec::new(),
     };
     let (mut book, mut slots) = (Book::default(), Slots::default());
     let mut now = Instant::now();
@@ -137,16 +138,17 @@ fn check_view(viewer: &Viewer, book: &Book, slots: &mut Slots) {
     }
     for accepted in &view.accepted {
         assert!(!accepted.leaf.overlaps(&viewer.own));
-        assert!(!viewer.own_addresses.contains(&accepted.peer.outer.ip()));
+        let peer = accepted.peer().expect("the config has the type udp");
+        assert!(!viewer.own_addresses.contains(&peer.outer.ip()));
         assert_ne!(accepted.lease.attributes.identity(), Some::<Identity>(viewer.identity));
-        assert_eq!(accepted.peer.outer.is_ipv6(), viewer.outer_v6);
+        assert_eq!(peer.outer.is_ipv6(), viewer.outer_v6);
     }
     let table = Table::new(viewer.table_input(&view, 1));
     let table = table.expect("what was checked makes a table");
     for accepted in &view.accepted {
         for net in accepted.leaf.subnets() {
             let found = table.peer_for(net.addr()).map(|peer| peer.slot);
-            assert_eq!(found, Some(accepted.peer.slot));
+            assert_eq!(found, accepted.peer().map(|peer| peer.slot));
         }
     }
     // Asked again, nothing changes.

@@ -8,6 +8,13 @@ use crate::json::{Fields, Object, Value};
 /// Port of the `udp` backend when the config names none.
 pub const PORT_DEFAULT: u16 = 8285;
 
+/// Port of the `vxlan` backend when the config names none: the kernel's own default
+/// (`IANA_VXLAN_UDP_PORT` came later).
+pub const VXLAN_PORT_DEFAULT: u16 = 8472;
+
+/// The identifier of a VXLAN has 24 bits (RFC 7348).
+const VNI_MAX: u64 = (1 << 24) - 1;
+
 /// Most source ports that a node can have, and so workers that can be told apart by them.
 pub const SOURCE_PORTS_MAX: u16 = 64;
 
@@ -43,28 +50,171 @@ impl Default for UdpBackend {
     }
 }
 
+/// Keys of `Backend` for the type `vxlan`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VxlanBackend {
+    /// `VNI`: the network's identifier, 24 bits. The devices are named after it.
+    pub vni: u32,
+    /// `Port`: the UDP port of every node.
+    pub port: u16,
+    /// `MTU` of the underlay in bytes; the interface's own if absent.
+    pub mtu: Option<u32>,
+    /// `GBP`: packets carry the mark of the group policy extension.
+    pub gbp: bool,
+    /// `Learning`: the device learns senders' addresses from what arrives.
+    pub learning: bool,
+    /// `DirectRouting`: a peer on the same link is routed to without a tunnel.
+    pub direct_routing: bool,
+}
+
+impl Default for VxlanBackend {
+    fn default() -> Self {
+        Self {
+            vni: 1,
+            port: VXLAN_PORT_DEFAULT,
+            mtu: None,
+            gbp: false,
+            learning: false,
+            direct_routing: false,
+        }
+    }
+}
+
+/// How packets travel between the nodes, with the type's own keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// `udp`: weft's own engine.
+    Udp(UdpBackend),
+    /// `vxlan`: the kernel's VXLAN device.
+    Vxlan(VxlanBackend),
+    /// `host-gw`: plain routes by way of the peers.
+    HostGw,
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self::Udp(UdpBackend::default())
+    }
+}
+
+impl Backend {
+    /// The type as flannel writes it, which leases of that type carry (those of `udp` carry none).
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Udp(_) => "udp",
+            Self::Vxlan(_) => "vxlan",
+            Self::HostGw => "host-gw",
+        }
+    }
+
+    /// The keys of `udp`, if it is that.
+    #[must_use]
+    pub fn udp(&self) -> Option<&UdpBackend> {
+        match self {
+            Self::Udp(backend) => Some(backend),
+            _ => None,
+        }
+    }
+
+    /// The keys of `vxlan`, if it is that.
+    #[must_use]
+    pub fn vxlan(&self) -> Option<&VxlanBackend> {
+        match self {
+            Self::Vxlan(backend) => Some(backend),
+            _ => None,
+        }
+    }
+
+    /// The UDP port between the nodes, where there is one.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Udp(backend) => Some(backend.port),
+            Self::Vxlan(backend) => Some(backend.port),
+            Self::HostGw => None,
+        }
+    }
+
+    /// `MTU` of the underlay in bytes; the interface's own if absent.
+    #[must_use]
+    pub fn mtu(&self) -> Option<u32> {
+        match self {
+            Self::Udp(backend) => backend.mtu,
+            Self::Vxlan(backend) => backend.mtu,
+            Self::HostGw => None,
+        }
+    }
+}
+
 /// Reads the object; `None` (no such key) means udp with its defaults. Mistakes in its values go to
 /// `mistakes`, a type that cannot be used is the error.
 pub(super) fn read(
     value: Option<&Value>,
     mistakes: &mut Vec<String>,
-) -> Result<UdpBackend, ConfigError> {
+) -> Result<Backend, ConfigError> {
     let object = match value {
-        None => return Ok(UdpBackend::default()),
+        None => return Ok(Backend::default()),
         Some(Value::Null) => return Err(ConfigError::BackendTypeMissing),
         Some(Value::Object(object)) => object,
         Some(other) => {
             mistakes.push(format!("Backend is {}, expected an object", other.kind()));
-            return Ok(UdpBackend::default());
+            return Ok(Backend::default());
         }
     };
     let kind = Fields::new(object, "Backend.", mistakes).text("Type").unwrap_or("").to_lowercase();
     match kind.as_str() {
-        "udp" => Ok(read_udp(object, mistakes)),
+        "udp" => Ok(Backend::Udp(read_udp(object, mistakes))),
+        "vxlan" => Ok(Backend::Vxlan(read_vxlan(object, mistakes))),
+        "host-gw" => Ok(Backend::HostGw),
         "" => Err(ConfigError::BackendTypeMissing),
-        "vxlan" | "host-gw" => Err(ConfigError::BackendNotBuilt { kind }),
-        _ => Err(ConfigError::BackendUnknown { kind }),
+        _ => match way_out(&kind) {
+            Some(instead) => Err(ConfigError::BackendNotHere { kind, instead }),
+            None => Err(ConfigError::BackendUnknown { kind }),
+        },
     }
+}
+
+/// What to use in place of a type that flannel has and this program does not.
+fn way_out(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "wireguard" | "ipsec" => {
+            "Use \"vxlan\" over a network that encrypts by itself, or stay with flanneld"
+        }
+        "ipip" => "Use \"vxlan\" with \"DirectRouting\": true, or \"host-gw\"",
+        "extension" => "Use \"vxlan\", and run the commands from outside, or stay with flanneld",
+        "alloc" => "Use \"host-gw\", which needs no device, or stay with flanneld",
+        "tencent-vpc" => "Use \"vxlan\", which needs nothing of the cloud, or stay with flanneld",
+        _ => return None,
+    })
+}
+
+fn read_vxlan(object: &Object, mistakes: &mut Vec<String>) -> VxlanBackend {
+    let mut fields = Fields::new(object, "Backend.", mistakes);
+    let defaults = VxlanBackend::default();
+    let vni = fields.unsigned("VNI").unwrap_or(u64::from(defaults.vni));
+    if vni > VNI_MAX {
+        fields.mistake("VNI", &format!("{vni} must be from 0 to {VNI_MAX}"));
+    }
+    // flannel hands 0 to the kernel, which then takes its default.
+    let port = match fields.unsigned("Port").map(u16::try_from) {
+        None | Some(Ok(0)) => defaults.port,
+        Some(Ok(port)) => port,
+        Some(Err(_)) => {
+            fields.mistake("Port", "must be from 0 to 65535");
+            defaults.port
+        }
+    };
+    let backend = VxlanBackend {
+        vni: u32::try_from(vni).unwrap_or(defaults.vni),
+        port,
+        mtu: underlay_mtu(&mut fields),
+        gbp: fields.boolean("GBP").unwrap_or(false),
+        learning: fields.boolean("Learning").unwrap_or(false),
+        direct_routing: fields.boolean("DirectRouting").unwrap_or(false),
+    };
+    refuse(object, mistakes, "OnDemand", |value| *value == Value::Bool(false));
+    backend
 }
 
 fn read_udp(object: &Object, mistakes: &mut Vec<String>) -> UdpBackend {
@@ -121,19 +271,21 @@ fn allowed_sources(fields: &mut Fields<'_>) -> Vec<IpNet> {
 /// Keys whose function does not exist yet are refused unless they say what happens anyway, so that
 /// nobody believes traffic to be sealed when it is not.
 fn refuse_unbuilt(object: &Object, mistakes: &mut Vec<String>) {
-    let mut refuse = |key: &str, default: fn(&Value) -> bool| {
-        if object.all(key).any(|value| *value != Value::Null && !default(value)) {
-            mistakes
-                .push(format!("Backend.{key} asks for something that is not built yet; remove it"));
-        }
-    };
     let empty = |value: &Value| matches!(value, Value::Text(text) if text.is_empty());
     refuse(
+        object,
+        mistakes,
         "Paths",
         |value| matches!(value, Value::Array(items) if items.as_slice() == [Value::Text("udp".into())]),
     );
-    refuse("VXLAN", |_| false);
-    refuse("Encryption", empty);
-    refuse("EncryptionMode", empty);
-    refuse("PSK", empty);
+    refuse(object, mistakes, "VXLAN", |_| false);
+    for key in ["Encryption", "EncryptionMode", "PSK"] {
+        refuse(object, mistakes, key, empty);
+    }
+}
+
+fn refuse(object: &Object, mistakes: &mut Vec<String>, key: &str, is_default: fn(&Value) -> bool) {
+    if object.all(key).any(|value| *value != Value::Null && !is_default(value)) {
+        mistakes.push(format!("Backend.{key} asks for something that is not built yet; remove it"));
+    }
 }

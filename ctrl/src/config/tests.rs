@@ -80,7 +80,7 @@ fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
     assert_eq!(config.networks().count(), 2);
     assert_eq!(
         config.backend,
-        UdpBackend {
+        Backend::Udp(UdpBackend {
             port: 9000,
             source_ports: 1,
             mtu: Some(9000),
@@ -89,33 +89,29 @@ fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
                 "2001:db8::/32".parse().unwrap()
             ],
             strict_source: true,
-        }
+        })
     );
 }
 
 #[test]
 fn a_missing_backend_is_udp_with_its_defaults() {
     let config = parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
-    assert_eq!(config.backend, UdpBackend::default());
-    assert_eq!(config.backend.port, 8285);
+    assert_eq!(config.backend, Backend::Udp(UdpBackend::default()));
+    assert_eq!(config.backend.port(), Some(8285));
     assert!(!config.nftables);
     let config = parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","MTU":0}}"#).unwrap();
-    assert_eq!(config.backend.mtu, None);
+    assert_eq!(config.backend.mtu(), None);
 }
 
 #[test]
 fn backend_types_that_cannot_be_used_end_the_start() {
     let missing = ConfigError::BackendTypeMissing;
-    let unbuilt = |kind: &str| ConfigError::BackendNotBuilt { kind: kind.into() };
     let unknown = |kind: &str| ConfigError::BackendUnknown { kind: kind.into() };
     let rows = [
         ("{}", missing.clone()),
         ("null", missing.clone()),
         (r#"{"Type":""}"#, missing.clone()),
         (r#"{"Type":null,"Port":1}"#, missing),
-        (r#"{"Type":"VxLAN","Directrouting":true}"#, unbuilt("vxlan")),
-        (r#"{"Type":"host-gw"}"#, unbuilt("host-gw")),
-        (r#"{"Type":"wireguard"}"#, unknown("wireguard")),
         (r#"{"Type":"aws-vpc"}"#, unknown("aws-vpc")),
     ];
     for (backend, expected) in rows {
@@ -123,6 +119,65 @@ fn backend_types_that_cannot_be_used_end_the_start() {
         assert_eq!(error, Err(expected.clone()), "{backend}");
         assert!(expected.is_fatal());
     }
+}
+
+#[test]
+fn every_other_type_of_flannel_is_refused_with_a_way_out() {
+    for kind in ["WireGuard", "ipip", "ipsec", "extension", "alloc", "tencent-vpc"] {
+        let text =
+            format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}","PSK":"x"}}}}"#);
+        let error = parse(&text).unwrap_err();
+        assert!(error.is_fatal(), "{kind}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("{:?}", kind.to_lowercase())), "{text}");
+        assert!(text.contains("Use \"") && !text.contains("unknown"), "{text}");
+    }
+}
+
+#[test]
+fn keys_of_vxlan() {
+    let with = |keys: &str| {
+        parse(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"VxLAN"{keys}}}}}"#))
+    };
+    let read = |keys: &str| with(keys).unwrap().backend.vxlan().cloned().unwrap();
+    assert_eq!(read(""), VxlanBackend::default());
+    assert_eq!((read("").vni, read("").port), (1, 8472));
+    assert_eq!(
+        read(
+            r#","vni":16777215,"PORT":4789,"mtu":9000,"gbp":true,"learning":true,"Directrouting":true"#
+        ),
+        VxlanBackend {
+            vni: 16_777_215,
+            port: 4789,
+            mtu: Some(9000),
+            gbp: true,
+            learning: true,
+            direct_routing: true,
+        }
+    );
+    assert_eq!(read(r#","Port":0,"MTU":0,"VNI":null,"OnDemand":false"#), VxlanBackend::default());
+    assert_eq!(read(r#","VNI":0"#).vni, 0);
+    for (keys, expected) in [
+        (r#","VNI":16777216"#, "VNI 16777216 must be"),
+        (r#","VNI":-1"#, "Backend.VNI is"),
+        (r#","Port":65536"#, "Port must be"),
+        (r#","MTU":500"#, "MTU 500"),
+        (r#","Learning":1"#, "Learning is a number"),
+        (r#","DirectRouting":"yes""#, "DirectRouting is a string"),
+        (r#","OnDemand":true"#, "OnDemand asks for something that is not built yet"),
+    ] {
+        let text = with(keys).unwrap_err().to_string();
+        assert!(text.contains(expected), "{keys}: {text}");
+    }
+}
+
+#[test]
+fn host_gw_has_no_keys() {
+    let document =
+        r#"{"Network":"10.5.0.0/16","Backend":{"type":"Host-GW","MTU":"any","Port":-1}}"#;
+    let config = parse(document).unwrap();
+    assert_eq!(config.backend, Backend::HostGw);
+    assert_eq!((config.backend.port(), config.backend.mtu()), (None, None));
 }
 
 #[test]
@@ -198,7 +253,7 @@ fn every_rule_has_its_mistake() {
 fn all_mistakes_are_told_at_once_and_before_a_fatal_kind() {
     let found = mistakes(
         r#"{"Network":"10.5.0.0/16","SubnetMin":"10.6.0.0","SubnetMax":"10.5.0.1",
-            "EnableIPv6":true,"EnableNFTables":"no","Backend":{"Type":"vxlan"}}"#,
+            "EnableIPv6":true,"EnableNFTables":"no","Backend":{"Type":"ipip"}}"#,
     );
     assert_eq!(found.len(), 4, "{found:?}");
 }
@@ -240,7 +295,7 @@ fn source_ports_follow_the_port() {
         (r#","SourcePorts":2,"Port":65534"#, 2),
         (r#","SourcePorts":1,"Port":65535"#, 1),
     ] {
-        assert_eq!(with(keys).unwrap().backend.source_ports, expected, "{keys}");
+        assert_eq!(with(keys).unwrap().backend.udp().unwrap().source_ports, expected, "{keys}");
     }
     for (keys, range) in [
         (r#","SourcePorts":0"#, "from 1 to 64"),

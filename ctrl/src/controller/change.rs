@@ -2,16 +2,18 @@
 //!
 //! | change | what happens |
 //! | --- | --- |
-//! | `Port` | sockets are bound to it, and the lease tells it |
+//! | `Port` of `udp` | sockets are bound to it, and the lease tells it |
 //! | `Port`, to one whose source ports overlap those in use | told; a restart applies it |
 //! | `AllowedSources`, `StrictSource` | the next table has them |
+//! | `Learning`, `DirectRouting` | device and routes follow |
+//! | `VNI`, `Port`, `GBP` of `vxlan`, `Type` | told; a restart applies it |
 //! | `Network`, `SubnetMin`, `SubnetMax`, as long as the own subnet is one of them | route, subnet file and table follow |
 //! | `SourcePorts` | told; workers are as many as they were at the start |
 //! | anything that would give this node or its pods other addresses or another MTU | told; a restart applies it |
 //! | the address that datagrams are sent from is gone, and there is another | sockets are bound to that, and the lease tells it |
 //! | other addresses of the host | told in the lease where it names them |
 
-use crate::config::NetworkConfig;
+use crate::config::{Backend, NetworkConfig, UdpBackend, VxlanBackend};
 use crate::interface::Interface;
 use crate::lease::Leaf;
 
@@ -55,11 +57,12 @@ pub(super) fn judge(
         }
     };
     let mut reasons = reasons(in_force, &config, own);
-    let distance = in_force.backend.port.abs_diff(config.backend.port);
-    // Sockets are bound while their predecessors still have their ports.
-    if (1..source_ports).contains(&distance) {
-        reasons.push("Backend.Port is among the ports in use, or the ports behind it are");
-    }
+    reasons.extend(match (&in_force.backend, &config.backend) {
+        (Backend::Udp(before), Backend::Udp(now)) => udp_reasons(before, now, source_ports),
+        (Backend::Vxlan(before), Backend::Vxlan(now)) => vxlan_reasons(before, now),
+        (Backend::HostGw, Backend::HostGw) => Vec::new(),
+        _ => vec!["Backend.Type is another one"],
+    });
     match reasons.as_slice() {
         [] => Verdict::Applicable(config),
         reasons => Verdict::Unusable(format!(
@@ -78,11 +81,36 @@ fn reasons(in_force: &NetworkConfig, config: &NetworkConfig, own: &Leaf) -> Vec<
     } else if !config.would_give(own) {
         reasons.push("this host gets another subnet; its pods have to be started again");
     }
-    if in_force.backend.mtu != config.backend.mtu {
+    if in_force.backend.mtu() != config.backend.mtu() {
         reasons.push("Backend.MTU is another one; so has to be that of the pods");
     }
-    if in_force.backend.source_ports != config.backend.source_ports {
+    reasons
+}
+
+fn udp_reasons(before: &UdpBackend, now: &UdpBackend, source_ports: u16) -> Vec<&'static str> {
+    let mut reasons = Vec::new();
+    if before.source_ports != now.source_ports {
         reasons.push("Backend.SourcePorts is another one; so is the number of workers, perhaps");
+    }
+    // Sockets are bound while their predecessors still have their ports.
+    if (1..source_ports).contains(&before.port.abs_diff(now.port)) {
+        reasons.push("Backend.Port is among the ports in use, or the ports behind it are");
+    }
+    reasons
+}
+
+/// A device cannot change these, and another one in its place has no connection with the peers that
+/// have not changed yet.
+fn vxlan_reasons(before: &VxlanBackend, now: &VxlanBackend) -> Vec<&'static str> {
+    let mut reasons = Vec::new();
+    if before.vni != now.vni {
+        reasons.push("Backend.VNI is another one, so the device is another one");
+    }
+    if before.port != now.port {
+        reasons.push("Backend.Port is another one, so the device is made anew");
+    }
+    if before.gbp != now.gbp {
+        reasons.push("Backend.GBP is another one, so the device is made anew");
     }
     reasons
 }
@@ -153,10 +181,38 @@ mod tests {
     #[test]
     fn what_is_no_config_changes_nothing() {
         assert!(note("{").contains("not usable"));
-        assert!(note(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#).contains("vxlan"));
+        assert!(note(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}"#).contains("ipip"));
         let in_force = NetworkConfig::parse(CONFIG.as_bytes()).unwrap();
         let gone = judge(None, &in_force, &"10.5.9.0-24".parse().unwrap(), 1);
         assert!(matches!(gone, Verdict::Unusable(note) if note.contains("gone")));
+    }
+
+    #[test]
+    fn a_vxlan_device_is_changed_only_where_it_can_be() {
+        let config = |keys: &str| {
+            format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"vxlan"{keys}}}}}"#)
+        };
+        let in_force = NetworkConfig::parse(config("").as_bytes()).unwrap();
+        let own = "10.5.9.0-24".parse().unwrap();
+        let judge = |keys: &str| judge(Some(config(keys).as_bytes()), &in_force, &own, 1);
+        assert_eq!(judge(r#","vni":1,"port":8472"#), Verdict::Same);
+        for keys in [r#","Learning":true"#, r#","Directrouting":true"#] {
+            assert!(matches!(judge(keys), Verdict::Applicable(_)), "{keys}");
+        }
+        for key in ["VNI", "Port", "MTU"] {
+            let verdict = judge(&format!(r#","{key}":1400"#));
+            let told = |note: &str| note.contains("Restart weft") && note.contains(key);
+            assert!(matches!(&verdict, Verdict::Unusable(note) if told(note)), "{verdict:?}");
+        }
+        assert!(matches!(judge(r#","GBP":true"#), Verdict::Unusable(_)));
+    }
+
+    #[test]
+    fn another_type_needs_a_restart() {
+        for kind in ["vxlan", "host-gw"] {
+            let document = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}"}}}}"#);
+            assert!(note(&document).contains("Restart weft"), "{kind}");
+        }
     }
 
     #[test]

@@ -7,37 +7,45 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, info, warn};
 
 mod adjust;
+mod lease;
 
 use super::change::Ground;
-use super::own::{Changed, Life, OwnLease, State, Tried};
-use super::publish::Publisher;
-use super::release::{RELEASE_PATIENCE, Release, remove_own};
+use super::own::{Changed, Life, OwnLease, Tried};
+use super::release::Release;
 use super::save::Saver;
-use super::{Acquired, OnLeaseLoss, RunError, Slots, TableSink, Viewer, with_cause};
+use super::way::{EngineWay, Found, KernelWay, Learnt, Published, Way};
+use super::{Acquired, OnLeaseLoss, RunError, TableSink, Viewer, with_cause};
 use crate::desired::Book;
-use crate::device::{self, DesiredDevice, Report};
+use crate::device::{DesiredDevice, Report};
 use crate::lease::Attributes;
 use crate::saved::{Saved, wall_clock};
-use crate::source::acquire::{Acquired as AcquiredLease, Origin, Request, acquire};
+use crate::source::acquire::Origin;
 use crate::source::{Health, Source, Update, Watch};
 use crate::status::{Concern, Phase, StatusHandle};
 use crate::subnet_file::{self, Contents};
 
 use adjust::Adjustment;
+use lease::{own_lease, written};
 
 /// How often everything is looked at that nobody tells of.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Everything is set up.
+/// Everything is set up for the engine.
 #[derive(Debug)]
 pub struct Running {
     acquired: Acquired,
     desired: DesiredDevice,
     report: Report,
+}
+
+/// Everything is set up for the kernel to carry all packets.
+#[derive(Debug)]
+pub struct KernelRunning {
+    acquired: Acquired,
 }
 
 /// Why the loop is left.
@@ -78,43 +86,73 @@ impl Running {
         stop: impl Future<Output = ()>,
         releases: mpsc::Receiver<Release>,
     ) -> Result<(), RunError> {
-        let Self { acquired, mut desired, report } = self;
-        let (reports, reported) = watch::channel(report);
-        let mut node = Node::new(acquired, sink);
-        node.write_subnet_file();
-        node.status.change(|status| {
-            status.phase = Phase::Running;
-            status.raise(Concern::Start, "Waiting for the first list of leases".into());
-        });
-        if node.is_unconfirmed {
-            node.publish();
-        }
-        let mut inputs = Inputs { watch: node.source.watch(), reported, releases };
-        let mut stop = pin!(stop);
-        loop {
-            match node.follow(&mut inputs, &desired, &reports, stop.as_mut()).await? {
-                Ended::Stopped => return Ok(()),
-                Ended::LeaseTaken => tokio::select! {
-                    () = &mut stop => return Ok(()),
-                    () = node.take_another(&mut desired) => {}
-                },
-                Ended::GroundMoved => tokio::select! {
-                    () = &mut stop => return Ok(()),
-                    () = node.adjust(&mut desired) => {}
-                },
-            }
+        let Self { acquired, desired, report } = self;
+        let way = EngineWay::new(sink, &acquired.first_table, desired, report);
+        live(Node::new(acquired, way), stop, releases).await
+    }
+}
+
+impl KernelRunning {
+    pub(super) fn new(acquired: Acquired) -> Self {
+        Self { acquired }
+    }
+
+    /// Writes the subnet file, then follows the leases and keeps the kernel's state as they say until
+    /// `stop` resolves, or until a wish to give the lease back could be granted. On the way out nothing
+    /// is undone: the kernel goes on carrying packets.
+    ///
+    /// # Errors
+    /// None at present: what fails is tried again.
+    pub async fn run_releasable(
+        self,
+        stop: impl Future<Output = ()>,
+        releases: mpsc::Receiver<Release>,
+    ) -> Result<(), RunError> {
+        let way = KernelWay::new(&self.acquired);
+        live(Node::new(self.acquired, way), stop, releases).await
+    }
+}
+
+async fn live<W: Way>(
+    mut node: Node<W>,
+    stop: impl Future<Output = ()>,
+    releases: mpsc::Receiver<Release>,
+) -> Result<(), RunError> {
+    node.write_subnet_file();
+    node.status.change(|status| {
+        status.phase = Phase::Running;
+        status.raise(Concern::Start, "Waiting for the first list of leases".into());
+    });
+    let reported = node.way.reports();
+    node.show_found(&W::found(&reported.borrow()));
+    if node.is_unconfirmed {
+        node.publish();
+    }
+    let mut inputs = Inputs { watch: node.source.watch(), reported, releases };
+    let mut stop = pin!(stop);
+    loop {
+        match node.follow(&mut inputs, stop.as_mut()).await? {
+            Ended::Stopped => return Ok(()),
+            Ended::LeaseTaken => tokio::select! {
+                () = &mut stop => return Ok(()),
+                () = node.take_another() => {}
+            },
+            Ended::GroundMoved => tokio::select! {
+                () = &mut stop => return Ok(()),
+                () = node.adjust() => {}
+            },
         }
     }
 }
 
-struct Inputs {
+struct Inputs<R> {
     watch: Watch,
-    reported: watch::Receiver<Report>,
+    reported: watch::Receiver<R>,
     releases: mpsc::Receiver<Release>,
 }
 
 /// What the loop works on.
-struct Node<S> {
+struct Node<W> {
     status: StatusHandle,
     source: Arc<dyn Source>,
     ground: Ground,
@@ -129,8 +167,7 @@ struct Node<S> {
     /// The lease could not be taken from the source; it is what was known last.
     is_unconfirmed: bool,
     book: Book,
-    slots: Slots,
-    publisher: Publisher<S>,
+    way: W,
     subnet_file: (std::path::PathBuf, Contents),
     subnet_file_written: bool,
     /// The source has told everything once.
@@ -140,10 +177,9 @@ struct Node<S> {
     saver: Saver,
 }
 
-impl<S: TableSink> Node<S> {
-    fn new(acquired: Acquired, sink: S) -> Self {
-        let publisher = Publisher::new(sink, &acquired.first_table);
-        let Acquired { begun, lease, began, attributes, viewer, .. } = acquired;
+impl<W: Way> Node<W> {
+    fn new(acquired: Acquired, way: W) -> Self {
+        let Acquired { begun, lease, began, facts, attributes, viewer, .. } = acquired;
         let contents = Contents {
             v4: begun.config.network_v4().zip(lease.leaf.v4),
             v6: begun.config.network_v6().zip(lease.leaf.v6),
@@ -166,7 +202,7 @@ impl<S: TableSink> Node<S> {
             status: begun.status,
             source: begun.source,
             ground,
-            adjustment: Adjustment::new(begun.options.interface, begun.mtu, begun.source_ports),
+            adjustment: Adjustment::new(begun.options.interface, facts),
             viewer,
             own: own_lease(lease, &attributes, life, began),
             attributes,
@@ -175,8 +211,7 @@ impl<S: TableSink> Node<S> {
             writing: None,
             is_unconfirmed,
             book,
-            slots: Slots::default(),
-            publisher,
+            way,
             subnet_file: (begun.options.subnet_file, contents),
             subnet_file_written: false,
             listed: false,
@@ -188,27 +223,29 @@ impl<S: TableSink> Node<S> {
     /// Until the node is stopped, or has to take another subnet.
     async fn follow(
         &mut self,
-        inputs: &mut Inputs,
-        desired: &DesiredDevice,
-        reports: &watch::Sender<Report>,
+        inputs: &mut Inputs<W::Report>,
         mut stop: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Ended, RunError> {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut health = inputs.watch.health();
-        let mut keep = pin!(device::keep(desired, reports));
+        let mut keep = pin!(self.way.keep());
         loop {
-            let publish_at = self.publisher.deadline();
+            let publish_at = self.way.deadline();
             let look_at = self.look_at();
             let save_at = self.saver.deadline();
             let adjust_at = self.adjustment.deadline();
             tokio::select! {
                 () = &mut stop => return Ok(Ended::Stopped),
-                gone = &mut keep => return Err(gone.into()),
+                error = &mut keep => return Err(error),
                 Ok(()) = inputs.reported.changed() => {
-                    self.handle_report(&inputs.reported.borrow_and_update());
+                    let found = W::found(&inputs.reported.borrow_and_update());
+                    self.handle_found(&found);
                 }
-                found = self.adjustment.found() => self.handle_found(found),
+                learnt = self.way.learn() => if learnt == Learnt::Addresses {
+                    self.look_at_host(Duration::ZERO);
+                },
+                looked = self.adjustment.looked() => self.handle_looked(looked),
                 () = at(adjust_at) => return Ok(Ended::GroundMoved),
                 tried = written(&mut self.writing) => self.handle_tried(tried),
                 Some(release) = inputs.releases.recv() => {
@@ -257,7 +294,7 @@ impl<S: TableSink> Node<S> {
         let changed = self.book.handle(update, Instant::now().into_std());
         let is_first = is_snapshot && !std::mem::replace(&mut self.listed, true);
         if is_first || changed {
-            self.publisher.mark();
+            self.way.mark();
             self.oldest_news.get_or_insert(told_at);
         }
         self.keep_lease(Changed::Later);
@@ -268,158 +305,24 @@ impl<S: TableSink> Node<S> {
             self.write_subnet_file();
         }
         if self.book.handle_time(Instant::now().into_std()) {
-            self.publisher.mark();
+            self.way.mark();
         }
         self.look_at_host(Duration::ZERO);
         self.keep_lease(Changed::Now);
     }
 
-    fn look_at(&self) -> Option<Instant> {
-        // What is due already waits for the next tick: it cannot be done now, or it would have been.
-        let deadline = Instant::from_std(self.own.deadline()?);
-        (deadline > Instant::now()).then_some(deadline)
-    }
-
-    /// Before the first listing nothing is known about our lease but what was written.
-    fn keep_lease(&mut self, changed: Changed) {
-        if !self.listed {
-            return;
-        }
-        let now = Instant::now();
-        let (state, step) = self.own.look(&self.book, changed, now.into_std());
-        let is_writing = self.writing.is_some();
-        if let Some(step) = step.filter(|_| !is_writing) {
-            let source = Arc::clone(&self.source);
-            self.writing = Some(self.own.try_step(source, step, now.into_std()));
-        }
-        self.show_lease(state);
-    }
-
-    fn handle_tried(&mut self, tried: Tried) {
-        self.writing = None;
-        let now = Instant::now().into_std();
-        if let Some(update) = self.own.handle(tried, now)
-            && self.book.handle(update, now)
-        {
-            self.publisher.mark();
-        }
-        self.keep_lease(Changed::Later);
-    }
-
-    fn show_lease(&mut self, state: State) {
-        self.is_unconfirmed &= state != State::Ours;
-        let stored = self.book.present(self.own.name());
-        let written_at = self.own.written_at();
-        let expires_at = self.own.expires_at().filter(|_| stored.is_none_or(|one| one.expires));
-        self.status.change(|status| {
-            status.set_life(written_at, expires_at);
-            status.clear(Concern::Renewal);
-            match state {
-                State::Ours => status.clear(Concern::Lease),
-                State::Missing => {}
-                State::Stuck(problem) => {
-                    status.clear(Concern::Lease);
-                    status.raise(Concern::Renewal, problem);
-                }
-                State::Lost(problem) | State::Taken(problem) => {
-                    if !status.problems.contains(&problem) {
-                        tracing::error!(problem, "the lease is lost; forwarding goes on");
-                    }
-                    status.raise(Concern::Lease, problem);
-                }
-            }
-        });
-    }
-
-    fn must_take_another(&self) -> bool {
-        self.on_lease_loss == OnLeaseLoss::Replace
-            && self.listed
-            && matches!(
-                self.own.look(&self.book, Changed::Later, Instant::now().into_std()).0,
-                State::Taken(_)
-            )
-    }
-
-    /// Every pod of this node has to be renumbered after this.
-    async fn take_another(&mut self, desired: &mut DesiredDevice) {
-        self.writing = None;
-        let lost = self.own.name().to_owned();
-        loop {
-            let began = Instant::now();
-            let request = Request {
-                config: &self.viewer.config,
-                attributes: &self.attributes,
-                previous: None,
-            };
-            match acquire(&*self.source, &request).await {
-                Ok(lease) => {
-                    warn!(
-                        lost,
-                        lease = lease.record.name,
-                        "another lease was taken; restart the pods"
-                    );
-                    self.use_lease(lease, began, desired);
-                    return;
-                }
-                Err(error) => {
-                    let problem = format!("The own lease {lost} was taken. {}", with_cause(&error));
-                    self.status.change(|status| status.raise(Concern::Lease, problem));
-                }
-            }
-            sleep_until(began + PERIOD).await;
-        }
-    }
-
-    fn use_lease(&mut self, lease: AcquiredLease, began: Instant, desired: &mut DesiredDevice) {
-        let leaf = lease.leaf;
-        desired.address_v4 = leaf.v4.map(|net| net.network());
-        desired.address_v6 = leaf.v6.map(|net| net.network());
-        self.viewer.own = leaf;
-        let config = &self.viewer.config;
-        let contents = &mut self.subnet_file.1;
-        contents.v4 = config.network_v4().zip(leaf.v4);
-        contents.v6 = config.network_v6().zip(leaf.v6);
-        self.status.change(|status| status.set_lease(&leaf, self.viewer.identity));
-        let record = lease.record.clone();
-        self.own = own_lease(lease, &self.attributes, self.life, began.into_std());
-        let change = Update::Changes(vec![crate::source::Change::Put(record)]);
-        self.book.handle(change, began.into_std());
-        self.publisher.mark();
-        self.write_subnet_file();
-        self.keep_lease(Changed::Later);
-    }
-
-    /// Returns whether the lease is given back. Nothing of it is kept for the next start, either.
-    async fn release(&mut self, release: Release) -> bool {
-        self.writing = None;
-        let name = self.own.name().to_owned();
-        let removing = remove_own(&*self.source, &name, &self.attributes);
-        let outcome = match timeout(RELEASE_PATIENCE, removing).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err("the store does not answer".to_owned()),
-        };
-        let done = outcome.is_ok();
-        if done {
-            info!(lease = name, "the own lease is given back");
-            self.saver.forget().await;
-        }
-        release.tell(outcome.map(|()| name));
-        done
-    }
-
     fn publish(&mut self) {
-        let began = Instant::now();
-        let view = self.viewer.view(&self.book, &mut self.slots);
-        let epoch =
-            self.publisher.publish(self.viewer.table_input(&view, self.publisher.next_epoch()));
+        let Some(published) = self.way.publish(&self.viewer, &self.book) else { return };
+        let Published { view, peers, epoch } = published;
         let listed = self.listed;
         let delay = self.oldest_news.take().map(|oldest| oldest.elapsed());
+        debug!(epoch, peers = peers.len(), rejected = view.rejected.len(), "leases sorted");
         self.status.change(|status| {
             if let Some(delay) = delay {
                 status.delays.add(delay);
             }
             let known = status.rejected.clone();
-            status.set_view(&view, epoch);
+            status.set_view(&view, peers, epoch);
             for one in status.rejected.iter().filter(|one| !known.contains(one)) {
                 warn!(lease = one.name, reason = one.text, "lease rejected");
             }
@@ -428,8 +331,15 @@ impl<S: TableSink> Node<S> {
             }
         });
         self.saver.mark();
-        self.publisher.spend(began.elapsed());
-        debug!(epoch, peers = view.accepted.len(), rejected = view.rejected.len(), "leases sorted");
+    }
+
+    fn show_found(&self, found: &Found) {
+        self.status.change(|status| {
+            status.foreign.clone_from(&found.foreign);
+            status.set(Concern::Device, &found.device);
+            status.set(Concern::Routes, &found.routes);
+            status.set(Concern::Peers, &found.peers);
+        });
     }
 
     fn show_health(&mut self, health: &Health) {
@@ -463,39 +373,9 @@ impl<S: TableSink> Node<S> {
     }
 }
 
-async fn written(writing: &mut Option<BoxFuture<'static, Tried>>) -> Tried {
-    match writing {
-        Some(writing) => writing.await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
-}
-
-fn own_lease(
-    lease: AcquiredLease,
-    attributes: &Attributes,
-    life: Life,
-    began: std::time::Instant,
-) -> OwnLease {
-    let written = (lease.origin != Origin::Unconfirmed).then_some((lease.record.revision, began));
-    OwnLease::new(lease.record.name, attributes.clone(), life, written)
-}
-
-/// Puts what was found about the device into the status. A foreign route is a problem where packets
-/// take it instead of ours.
-pub(super) fn show_report(status: &StatusHandle, report: &Report) {
-    let winners = report.foreign.iter().filter(|route| route.wins());
-    let sentence = |route| format!("Somebody else routes our network ({route}). Delete that route");
-    let routes: Vec<String> = winners.map(sentence).collect();
-    status.change(|status| {
-        status.foreign = report.foreign.iter().map(ToString::to_string).collect();
-        status.set(Concern::Device, &report.failures);
-        status.set(Concern::Routes, &routes);
-    });
 }

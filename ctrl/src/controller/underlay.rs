@@ -5,14 +5,19 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use tracing::warn;
 
 use super::StartError;
-use crate::config::NetworkConfig;
+use super::macs::Macs;
+use crate::config::{Backend, NetworkConfig};
+use crate::desired::kernel::{Host, Vtep};
 use crate::identity::Identity;
 use crate::interface::Interface;
-use crate::lease::{Attributes, Weft};
+use crate::kernel::MacAddress;
+use crate::kernel::object::Underlay;
+use crate::lease::{Attributes, Weft, vtep};
 
-/// An IPv4 (IPv6) and a UDP header around every inner packet, in bytes.
-const OVERHEAD_V4: u32 = 20 + 8;
-const OVERHEAD_V6: u32 = 40 + 8;
+/// Lengths of headers in bytes (RFC 768, RFC 7348, IEEE 802.3).
+const UDP_HEADER: u32 = 8;
+const VXLAN_HEADER: u32 = 8;
+const ETHERNET_HEADER: u32 = 14;
 
 /// The smallest MTU that a device can have with IPv4 (RFC 791), with IPv6 (RFC 8200).
 const MTU_MIN_V4: u32 = 68;
@@ -21,11 +26,23 @@ const MTU_MIN_V6: u32 = 1280;
 /// The longest packet that a TUN device takes.
 const MTU_MAX: u32 = 65_535;
 
+/// What our lease says that does not change while the node runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts {
+    pub(super) identity: Identity,
+    /// Bytes of the largest inner packet; the pods have it too.
+    pub(super) mtu: u32,
+    /// Ports that this node sends from; workers have one each.
+    pub(super) source_ports: u16,
+    /// Of this node's VXLAN devices; none without `vxlan`.
+    pub(super) macs: Macs,
+}
+
 /// Where to bind the sockets: the interface's address and the configured port. Only the family that
-/// datagrams are sent over, which is IPv4 where the node has it.
+/// datagrams are sent over, which is IPv4 where the node has it. None where the kernel does it all.
 pub(super) fn bind_addresses(interface: &Interface, config: &NetworkConfig) -> Vec<SocketAddr> {
-    let address = interface.outer_address();
-    address.map(|address| (address, config.backend.port).into()).into_iter().collect()
+    let address = interface.outer_address().zip(config.backend.udp());
+    address.map(|(address, udp)| (address, udp.port).into()).into_iter().collect()
 }
 
 /// What our lease says. The interface's own address is announced only where others see another. More
@@ -33,29 +50,45 @@ pub(super) fn bind_addresses(interface: &Interface, config: &NetworkConfig) -> V
 pub(super) fn attributes(
     interface: &Interface,
     config: &NetworkConfig,
-    identity: Identity,
-    mtu: u32,
-    source_ports: u16,
+    facts: &Facts,
 ) -> Attributes {
     let v4 = interface.address_v4.filter(|_| interface.address_v4 != interface.public_v4);
     let v6 = interface.address_v6.filter(|_| interface.address_v6 != interface.public_v6);
     let addrs = v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6)).collect();
+    let udp = config.backend.udp();
+    let name = config.backend.name();
+    let data = |mac: Option<MacAddress>| {
+        let (backend, mac) = config.backend.vxlan().zip(mac)?;
+        Some(vtep::data(backend.vni, mac))
+    };
     Attributes {
         public_ip: interface.public_v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
         public_ipv6: interface.public_v6,
-        backend_type: String::new(),
-        backend_data: None,
-        backend_v6_data: None,
+        // `udp` is the type of a lease that names none.
+        backend_type: udp.map_or_else(|| name.to_owned(), |_| String::new()),
+        backend_data: data(facts.macs.v4),
+        backend_v6_data: data(facts.macs.v6),
         weft: Some(Weft {
-            id: Some(identity),
-            paths: vec!["udp".into()],
-            port: Some(config.backend.port),
-            ports: Some(source_ports),
+            id: Some(facts.identity),
+            paths: vec![name.to_owned()],
+            port: udp.map(|udp| udp.port),
+            ports: udp.map(|_| facts.source_ports),
             addrs,
-            mtu: Some(mtu),
+            mtu: Some(facts.mtu),
             v6: config.v6.is_some(),
             ..Weft::default()
         }),
+    }
+}
+
+/// What of this host goes into the kernel's state.
+pub(super) fn host(interface: &Interface, config: &NetworkConfig, macs: Macs) -> Host {
+    let v4 = interface.public_v4.map(IpAddr::V4).zip(macs.v4);
+    let v6 = interface.public_v6.map(IpAddr::V6).zip(macs.v6);
+    let vtep = |(local, mac)| Vtep { local, mac, mtu: device_mtu(config, interface, local) };
+    Host {
+        underlay: Underlay { name: interface.name.clone(), index: interface.index },
+        vteps: v4.into_iter().chain(v6).map(vtep).collect(),
     }
 }
 
@@ -69,9 +102,9 @@ pub(super) fn own_addresses(interface: &Interface) -> Vec<IpAddr> {
     addresses
 }
 
-/// What is left of the underlay's MTU inside of our datagrams.
+/// What is left of the underlay's MTU inside of our packets: for every family that they travel in.
 pub(super) fn inner_mtu(config: &NetworkConfig, interface: &Interface) -> Result<u32, StartError> {
-    let underlay = config.backend.mtu.unwrap_or(interface.mtu);
+    let underlay = config.backend.mtu().unwrap_or(interface.mtu);
     if underlay > interface.mtu {
         warn!(
             configured = underlay,
@@ -79,8 +112,15 @@ pub(super) fn inner_mtu(config: &NetworkConfig, interface: &Interface) -> Result
             "Backend.MTU is larger than the interface's; full packets will not fit"
         );
     }
-    let overhead = if interface.address_v4.is_some() { OVERHEAD_V4 } else { OVERHEAD_V6 };
-    let mtu = underlay.saturating_sub(overhead).min(MTU_MAX);
+    let outer = match &config.backend {
+        Backend::Udp(_) => vec![interface.address_v4.is_none()],
+        _ => [config.v4.as_ref().map(|_| false), config.v6.as_ref().map(|_| true)]
+            .into_iter()
+            .flatten()
+            .collect(),
+    };
+    let overhead = outer.into_iter().map(|is_v6| overhead(&config.backend, is_v6)).max();
+    let mtu = underlay.saturating_sub(overhead.unwrap_or(0)).min(MTU_MAX);
     let least = if config.v6.is_some() { MTU_MIN_V6 } else { MTU_MIN_V4 };
     if mtu < least {
         let interface = interface.name.clone();
@@ -88,3 +128,42 @@ pub(super) fn inner_mtu(config: &NetworkConfig, interface: &Interface) -> Result
     }
     Ok(mtu)
 }
+
+/// The same for the device of one family.
+fn device_mtu(config: &NetworkConfig, interface: &Interface, local: IpAddr) -> u32 {
+    let underlay = config.backend.mtu().unwrap_or(interface.mtu);
+    underlay.saturating_sub(overhead(&config.backend, local.is_ipv6())).min(MTU_MAX)
+}
+
+/// What is put around every inner packet, in bytes, by the family of the outer one.
+fn overhead(backend: &Backend, is_v6: bool) -> u32 {
+    let ip = if is_v6 { 40 } else { 20 };
+    match backend {
+        Backend::Udp(_) => ip + UDP_HEADER,
+        Backend::Vxlan(_) => ip + UDP_HEADER + VXLAN_HEADER + ETHERNET_HEADER,
+        Backend::HostGw => 0,
+    }
+}
+
+/// Plain routes lead to the address that packets are sent from; there is nothing that would translate
+/// it on the way.
+pub(super) fn check_public(
+    config: &NetworkConfig,
+    interface: &Interface,
+) -> Result<(), StartError> {
+    let v4 = (interface.public_v4.map(IpAddr::V4), interface.address_v4.map(IpAddr::V4));
+    let v6 = (interface.public_v6.map(IpAddr::V6), interface.address_v6.map(IpAddr::V6));
+    let differs =
+        |(public, own): &(Option<IpAddr>, Option<IpAddr>)| public.is_some() && public != own;
+    let different = [v4, v6].into_iter().find(differs);
+    match (different, &config.backend) {
+        (Some((Some(public), _)), Backend::HostGw) => {
+            let interface = interface.name.clone();
+            Err(StartError::PublicAddress { public, interface })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

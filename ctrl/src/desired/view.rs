@@ -1,4 +1,4 @@
-//! Which leases become peers, and the table of them.
+//! Which leases become peers, and the table of those that the engine reaches.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -8,12 +8,13 @@ use ipnet::IpNet;
 use weft_forward::table::{Peer, TableInput};
 
 use super::{Book, Slots};
-use crate::config::NetworkConfig;
+use crate::config::{Backend, NetworkConfig};
 use crate::identity::Identity;
-use crate::lease::{Leaf, Lease, Limits, Rejection};
+use crate::kernel::MacAddress;
+use crate::lease::{Leaf, Lease, Limits, Rejection, vtep};
 
-/// The path that a lease must list, if it lists any, to be reached by the udp engine.
-const PATH: &str = "udp";
+/// The type of a lease that names none.
+const UDP: &str = "udp";
 
 /// A lease that became a peer.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,10 +23,50 @@ pub struct Accepted {
     pub leaf: Leaf,
     /// What it says.
     pub lease: Lease,
-    /// The peer in the table.
-    pub peer: Peer,
+    /// How it is reached.
+    pub reach: Reach,
     /// When the lease was first seen.
     pub since: Instant,
+}
+
+/// How a peer is reached, which follows from the config's `Backend`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// By the engine, as this entry of the table.
+    Engine(Peer),
+    /// By the kernel: in each family that both have, IPv4 first.
+    Kernel(Vec<Hop>),
+}
+
+/// A peer in one address family, to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Its pods.
+    pub subnet: IpNet,
+    /// Its host, of the same family.
+    pub public: IpAddr,
+    /// Its VXLAN device; `None` if the config has no such devices.
+    pub mac: Option<MacAddress>,
+}
+
+impl Accepted {
+    /// The entry of the table, if the engine reaches it.
+    #[must_use]
+    pub fn peer(&self) -> Option<&Peer> {
+        match &self.reach {
+            Reach::Engine(peer) => Some(peer),
+            Reach::Kernel(_) => None,
+        }
+    }
+
+    /// What the kernel has to know, if it is that which reaches it.
+    #[must_use]
+    pub fn hops(&self) -> &[Hop] {
+        match &self.reach {
+            Reach::Engine(_) => &[],
+            Reach::Kernel(hops) => hops,
+        }
+    }
 }
 
 /// A lease that is not believed.
@@ -37,7 +78,7 @@ pub struct Rejected {
     pub reason: Rejection,
 }
 
-/// A believable lease of a node that the udp engine does not talk to.
+/// A believable lease of a node that has another backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
     /// Its name in the source.
@@ -57,7 +98,7 @@ pub struct View {
     pub skipped: Vec<Skipped>,
 }
 
-/// This node's side of the comparison. Stays the same while the daemon runs.
+/// This node's side of the comparison.
 #[derive(Clone, Debug)]
 pub struct Viewer {
     /// The config in force.
@@ -68,8 +109,33 @@ pub struct Viewer {
     pub identity: Identity,
     /// Addresses of this host, public ones included.
     pub own_addresses: Vec<IpAddr>,
-    /// Datagrams leave over IPv6, because this node has no IPv4.
+    /// The engine's datagrams leave over IPv6, because this node has no IPv4.
     pub outer_v6: bool,
+    /// The MAC addresses of this node's VXLAN devices.
+    pub own_macs: Vec<MacAddress>,
+}
+
+/// A lease on the way to a peer.
+struct Candidate<'a> {
+    name: &'a str,
+    since: Instant,
+    leaf: Leaf,
+    lease: Lease,
+    far: Far,
+}
+
+/// Where a believable lease's owner is.
+enum Far {
+    /// Datagrams of the engine go there.
+    Outer(SocketAddr),
+    Hops(Vec<Hop>),
+}
+
+/// What older leases have already, with who has it.
+#[derive(Default)]
+struct Taken {
+    subnets: HashMap<IpNet, Leaf>,
+    macs: HashMap<MacAddress, String>,
 }
 
 impl Viewer {
@@ -77,7 +143,9 @@ impl Viewer {
     pub fn view(&self, book: &Book, slots: &mut Slots) -> View {
         let mut view = View::default();
         let mut candidates = Vec::new();
-        let mut owners: HashMap<IpNet, Leaf> = HashMap::new();
+        let mut taken = Taken::default();
+        let own = self.own_macs.iter().map(|mac| (*mac, "this host".to_owned()));
+        taken.macs.extend(own);
         for (name, entry) in book.by_age() {
             let rejected = |reason| Rejected { name: name.to_owned(), reason };
             let lease = match entry.lease.clone() {
@@ -88,41 +156,53 @@ impl Viewer {
                     continue;
                 }
             };
-            if let Some(backend) = other_backend(&lease) {
+            if let Some(backend) = self.other_backend(&lease) {
                 view.skipped.push(Skipped { name: name.to_owned(), backend });
                 continue;
             }
-            match self.judge(&lease, &owners) {
-                Ok((leaf, outer)) => {
-                    owners.extend(leaf.subnets().map(|net| (net, leaf)));
-                    candidates.push((name, entry.since, leaf, lease, outer));
+            match self.judge(&lease, &mut taken) {
+                Ok((leaf, far)) => {
+                    candidates.push(Candidate { name, since: entry.since, leaf, lease, far });
                 }
                 Err(reason) => view.rejected.push(rejected(reason)),
             }
         }
-        let key = |leaf: Leaf, lease: &Lease| (leaf, lease.attributes.identity());
-        let keys: HashSet<_> =
-            candidates.iter().map(|(_, _, leaf, lease, _)| key(*leaf, lease)).collect();
+        let keys: HashSet<_> = candidates.iter().map(Candidate::key).collect();
         slots.keep_only(&keys);
-        for (name, since, leaf, lease, outer) in candidates {
-            let Some(slot) = slots.slot(key(leaf, &lease), outer) else {
-                view.rejected.push(Rejected { name: name.to_owned(), reason: Rejection::TooMany });
-                continue;
-            };
-            let peer = Peer {
-                slot: slot.number,
-                generation: slot.generation,
-                outer,
-                subnet_v4: leaf.v4,
-                subnet_v6: leaf.v6,
-                addresses: self.addresses(&lease),
-                inner_v6: lease.attributes.weft.as_ref().is_some_and(|weft| weft.v6),
-                source_ports: takes_source_ports(&lease),
-                mtu: inner_mtu(&lease),
-            };
-            view.accepted.push(Accepted { leaf, lease, peer, since });
+        for candidate in candidates {
+            let name = candidate.name;
+            match self.accept(candidate, slots) {
+                Some(accepted) => view.accepted.push(accepted),
+                None => view
+                    .rejected
+                    .push(Rejected { name: name.to_owned(), reason: Rejection::TooMany }),
+            }
         }
         view
+    }
+
+    /// `None` if the table has no room for it.
+    fn accept(&self, candidate: Candidate<'_>, slots: &mut Slots) -> Option<Accepted> {
+        let key = candidate.key();
+        let Candidate { since, leaf, lease, far, .. } = candidate;
+        let reach = match far {
+            Far::Hops(hops) => Reach::Kernel(hops),
+            Far::Outer(outer) => {
+                let slot = slots.slot(key, outer)?;
+                Reach::Engine(Peer {
+                    slot: slot.number,
+                    generation: slot.generation,
+                    outer,
+                    subnet_v4: leaf.v4,
+                    subnet_v6: leaf.v6,
+                    addresses: self.addresses(&lease),
+                    inner_v6: lease.attributes.weft.as_ref().is_some_and(|weft| weft.v6),
+                    source_ports: takes_source_ports(&lease),
+                    mtu: inner_mtu(&lease),
+                })
+            }
+        };
+        Some(Accepted { leaf, lease, reach, since })
     }
 
     /// What a table is built from. The newest lease comes first: where two have one public address,
@@ -130,6 +210,7 @@ impl Viewer {
     /// the address to whoever comes first.
     #[must_use]
     pub fn table_input(&self, view: &View, epoch: u64) -> TableInput {
+        let udp = self.config.backend.udp();
         TableInput {
             epoch,
             network_v4: self.config.network_v4(),
@@ -137,33 +218,37 @@ impl Viewer {
             own_v4: self.own.v4,
             own_v6: self.own.v6,
             own_addresses: self.own_addresses.clone(),
-            allowed_sources: self.config.backend.allowed_sources.clone(),
-            strict_source: self.config.backend.strict_source,
-            peers: view.accepted.iter().rev().map(|accepted| accepted.peer.clone()).collect(),
+            allowed_sources: udp.map(|udp| udp.allowed_sources.clone()).unwrap_or_default(),
+            strict_source: udp.is_some_and(|udp| udp.strict_source),
+            peers: view.accepted.iter().rev().filter_map(Accepted::peer).cloned().collect(),
         }
     }
 
     /// Every believable subnet of a family has one length, so two overlap only if they are equal.
-    fn judge(
-        &self,
-        lease: &Lease,
-        owners: &HashMap<IpNet, Leaf>,
-    ) -> Result<(Leaf, SocketAddr), Rejection> {
+    fn judge(&self, lease: &Lease, taken: &mut Taken) -> Result<(Leaf, Far), Rejection> {
         if lease.attributes.identity() == Some(self.identity) {
             return Err(Rejection::OwnIdentity);
         }
         let limits =
             Limits { config: &self.config, own: self.own, own_addresses: &self.own_addresses };
         let leaf = limits.check(lease)?;
-        if let Some(older) = leaf.subnets().find_map(|net| owners.get(&net)) {
+        if let Some(older) = leaf.subnets().find_map(|net| taken.subnets.get(&net)) {
             return Err(Rejection::OverlapsOlder { older: *older });
         }
-        let outer = self.outer(lease).ok_or(Rejection::PublicIpMissing)?;
-        Ok((leaf, outer))
+        let far = match &self.config.backend {
+            Backend::Udp(udp) => {
+                let outer = self.outer(lease, udp.port).ok_or(Rejection::PublicIpMissing)?;
+                Far::Outer(outer)
+            }
+            Backend::Vxlan(_) => Far::Hops(vxlan_hops(lease, &leaf, taken)?),
+            Backend::HostGw => Far::Hops(hops(lease, &leaf)?),
+        };
+        taken.subnets.extend(leaf.subnets().map(|net| (net, leaf)));
+        Ok((leaf, far))
     }
 
     /// A flannel peer does not say its port; all nodes have the same one there.
-    fn outer(&self, lease: &Lease) -> Option<SocketAddr> {
+    fn outer(&self, lease: &Lease, common_port: u16) -> Option<SocketAddr> {
         let attributes = &lease.attributes;
         let port = attributes.weft.as_ref().and_then(|weft| weft.port);
         let address: IpAddr = match self.outer_v6 {
@@ -171,7 +256,20 @@ impl Viewer {
             false => attributes.public_ip.into(),
             true => attributes.public_ipv6?.into(),
         };
-        Some((address, port.unwrap_or(self.config.backend.port)).into())
+        Some((address, port.unwrap_or(common_port)).into())
+    }
+
+    /// What else the lease is for. Udp publishes no type, and flanneld's udp mode takes any.
+    fn other_backend(&self, lease: &Lease) -> Option<String> {
+        let path = self.config.backend.name();
+        let kind = &lease.attributes.backend_type;
+        let kind = if kind.is_empty() { UDP } else { kind };
+        if !kind.eq_ignore_ascii_case(path) {
+            return Some(kind.to_owned());
+        }
+        let paths = lease.attributes.weft.as_ref().map(|weft| &weft.paths)?;
+        let reachable = paths.is_empty() || paths.iter().any(|one| one == path);
+        (!reachable).then(|| paths.join(","))
     }
 
     /// Announced addresses that cannot be another node's are left out; the rest of the lease is fine.
@@ -209,15 +307,49 @@ fn inner_mtu(lease: &Lease) -> Option<u16> {
     u16::try_from(mtu).ok()
 }
 
-/// What else than udp the lease is for. Udp publishes no type, and flanneld's udp mode takes any.
-fn other_backend(lease: &Lease) -> Option<String> {
-    let kind = &lease.attributes.backend_type;
-    if !kind.is_empty() && !kind.eq_ignore_ascii_case(PATH) {
-        return Some(kind.clone());
+impl Candidate<'_> {
+    fn key(&self) -> (Leaf, Option<Identity>) {
+        (self.leaf, self.lease.attributes.identity())
     }
-    let paths = lease.attributes.weft.as_ref().map(|weft| &weft.paths)?;
-    let reachable = paths.is_empty() || paths.iter().any(|path| path == PATH);
-    (!reachable).then(|| paths.join(","))
+}
+
+/// The peer in each family in which it has a subnet and a host.
+fn hops(lease: &Lease, leaf: &Leaf) -> Result<Vec<Hop>, Rejection> {
+    let attributes = &lease.attributes;
+    let v4 = Some(attributes.public_ip).filter(|address| !address.is_unspecified());
+    let v4 = leaf.v4.map(IpNet::V4).zip(v4.map(IpAddr::V4));
+    let v6 = leaf.v6.map(IpNet::V6).zip(attributes.public_ipv6.map(IpAddr::V6));
+    let both = v4.into_iter().chain(v6);
+    let hops: Vec<Hop> = both.map(|(subnet, public)| Hop { subnet, public, mac: None }).collect();
+    if hops.is_empty() { Err(Rejection::PublicIpMissing) } else { Ok(hops) }
+}
+
+/// The same with the devices. A family without data is one that the peer does not have; data that
+/// cannot be used is a broken lease.
+fn vxlan_hops(lease: &Lease, leaf: &Leaf, taken: &mut Taken) -> Result<Vec<Hop>, Rejection> {
+    let attributes = &lease.attributes;
+    let mut reachable = Vec::new();
+    for hop in hops(lease, leaf)? {
+        let data = match hop.public {
+            IpAddr::V4(_) => attributes.backend_data.as_ref(),
+            IpAddr::V6(_) => attributes.backend_v6_data.as_ref(),
+        };
+        if data.is_some() {
+            let mac = vtep::mac(data).map_err(|reason| Rejection::MacUnusable { reason })?;
+            reachable.push(Hop { mac: Some(mac), ..hop });
+        }
+    }
+    let macs: HashSet<MacAddress> = reachable.iter().filter_map(|hop| hop.mac).collect();
+    if macs.is_empty() {
+        return Err(Rejection::MacUnusable { reason: "it has none".to_owned() });
+    }
+    for mac in &macs {
+        if let Some(owner) = taken.macs.get(mac) {
+            return Err(Rejection::MacTaken { mac: *mac, owner: owner.clone() });
+        }
+    }
+    taken.macs.extend(macs.into_iter().map(|mac| (mac, format!("the older lease {}", lease.leaf))));
+    Ok(reachable)
 }
 
 #[cfg(test)]

@@ -73,6 +73,17 @@ pub(crate) async fn overlaps(
     Ok(overlaps.collect())
 }
 
+/// As [`check_before`], for networks of which only single subnets are routed, each by a route of its
+/// own.
+///
+/// # Errors
+/// Every obstacle, or the kernel's state cannot be read.
+pub async fn check_networks(networks: &[IpNet], external: &Interface) -> Result<(), DeviceError> {
+    let failed = |source| DeviceError::Read { name: external.name.clone(), source };
+    let obstacles = overlaps(networks, external).await.map_err(failed)?;
+    if obstacles.is_empty() { Ok(()) } else { Err(DeviceError::Obstacles(obstacles)) }
+}
+
 async fn snapshot() -> Result<Snapshot, ReadError> {
     Netlink::open()?.snapshot().await
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_route::link::LinkFlags;
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteFlags, RouteMessage};
 
 use super::object::RouteKind;
@@ -24,10 +24,23 @@ use crate::interface::reader::{Netlink, ReadError, parsed, question_about};
 /// # Errors
 /// The socket fails.
 pub async fn is_on_link(netlink: &Netlink, address: IpAddr) -> Result<bool, ReadError> {
-    let Some(link) = link_to(netlink, address).await? else { return Ok(false) };
+    Ok(on_link_device(netlink, address).await?.is_some())
+}
+
+/// The same with the name of the device that leads there.
+///
+/// # Errors
+/// The socket fails.
+pub async fn on_link_device(
+    netlink: &Netlink,
+    address: IpAddr,
+) -> Result<Option<String>, ReadError> {
+    let Some(link) = link_to(netlink, address).await? else { return Ok(None) };
     let question = netlink.handle().link().get().match_index(link).execute();
-    let flags = parsed(question, |message| Some(message.header.flags)).await?;
-    Ok(flags.first().is_some_and(|flags| has_neighbours(*flags)))
+    let name = |message: LinkMessage| {
+        has_neighbours(message.header.flags).then(|| parse::link(&message).0)
+    };
+    Ok(parsed(question, name).await?.into_iter().next())
 }
 
 /// The device of the route without a gateway to `address`.

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::{Lease, ValueError};
 use crate::config::{NetworkConfig, SubnetRange};
+use crate::kernel::MacAddress;
 use crate::lease::Leaf;
 
 /// Why a lease is not believed.
@@ -77,6 +78,20 @@ pub enum Rejection {
     /// No address of a family that this node sends over.
     #[error("It has no public address of the family that this node sends over")]
     PublicIpMissing,
+    /// Nothing can be sent to a device without it.
+    #[error("The MAC address of its VXLAN device cannot be used: {reason}")]
+    MacUnusable {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Frames for one would go to the other.
+    #[error("The MAC address {mac} of its VXLAN device is that of {owner}")]
+    MacTaken {
+        /// What it says.
+        mac: MacAddress,
+        /// Who had it before.
+        owner: String,
+    },
     /// Left over from this node's earlier life.
     #[error("It carries this node's own identity: a left-over, or a copied state directory")]
     OwnIdentity,
@@ -102,6 +117,8 @@ impl Rejection {
             Self::PublicIpOurs { .. } => "public_ip_ours",
             Self::PublicIpInside { .. } => "public_ip_inside",
             Self::PublicIpMissing => "public_ip_missing",
+            Self::MacUnusable { .. } => "mac_unusable",
+            Self::MacTaken { .. } => "mac_taken",
             Self::OwnIdentity => "own_identity",
             Self::TooMany => "too_many",
         }

@@ -16,7 +16,7 @@ fn full() -> Status {
             ipv4: Some("10.244.0.0/16".into()),
             ipv6: Some("fd00::/48".into()),
             backend: "udp".into(),
-            port: 8285,
+            port: Some(8285),
         }),
         interface: Some(Interface {
             name: "u1".into(),
@@ -122,13 +122,14 @@ fn a_waiting_daemon_says_why() {
 #[test]
 fn peers_line_up() {
     let peer = Peer {
-        slot: 0,
-        generation: 1,
+        slot: Some(0),
+        generation: Some(1),
         subnet: Some("10.244.2.0/24".into()),
         ipv6_subnet: Some("fd00:2::/64".into()),
-        outer: "10.168.0.3:8285".parse().unwrap(),
+        outer: "10.168.0.3:8285".to_owned(),
         addresses: vec![],
         path: "udp".into(),
+        reason: None,
         id: Some("1f".into()),
         age_seconds: 5,
         takes_ipv6: true,
@@ -172,9 +173,45 @@ fn nothing_steers_the_terminal() {
 }
 
 #[test]
+fn peers_of_the_kernel_are_shown_with_the_choice_of_their_path() {
+    let direct = Peer {
+        slot: None,
+        generation: None,
+        subnet: Some("10.244.2.0/24".into()),
+        ipv6_subnet: None,
+        outer: "10.168.0.3".to_owned(),
+        addresses: vec!["10.168.0.3".parse().unwrap()],
+        path: "direct".into(),
+        reason: Some("it is on a link of this host".into()),
+        id: Some("1f".into()),
+        age_seconds: 5,
+        takes_ipv6: false,
+        path_mtu: None,
+        segmentation: true,
+    };
+    let without_choice = Peer { path: "vxlan".into(), reason: None, id: None, ..direct.clone() };
+    assert_eq!(
+        peers(&Peers { peers: vec![direct, without_choice] }),
+        "\
+SUBNET         SENT TO     PATH    KIND     BECAUSE
+10.244.2.0/24  10.168.0.3  direct  weft     it is on a link of this host
+10.244.2.0/24  10.168.0.3  vxlan   flannel  the config says so
+"
+    );
+}
+
+#[test]
+fn where_the_kernel_counts_drops_it_is_said() {
+    let note = Some("The kernel counts.".to_owned());
+    let text = drops(&Drops { note, ..Drops::default() });
+    assert_eq!(text, "The kernel counts.\n\nDropped by the device: nothing\n");
+}
+
+#[test]
 fn drops_are_shown_by_direction() {
     let line = |reason: &str| Drop { reason: reason.into(), count: 12, text: "Because.".into() };
     let text = drops(&Drops {
+        note: None,
         outbound: vec![line("no_route")],
         inbound: vec![],
         kernel: vec![line("tx_dropped")],

@@ -1,5 +1,6 @@
 //! The list of all metrics: names, helps, labels, and where each comes from.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus_client::registry::Unit;
@@ -54,8 +55,8 @@ pub(super) fn families(scrape: &Scrape) -> Vec<Family> {
         all.extend(events(&moving.counted));
         all.extend(buffers(&moving.counted, moving.workers.len() as u64));
         all.extend(paths(scrape));
-        all.push(kernel(&scrape.kernel));
     }
+    all.push(kernel(&scrape.kernel));
     all
 }
 
@@ -68,6 +69,7 @@ fn daemon(scrape: &Scrape) -> Vec<Family> {
         gauge("problems", "Problems that weft status shows.", control.problems.len() as u64),
         flag("lease_held", "Whether this host has a lease.", control.lease.is_some()),
         gauge("peers", "Hosts that packets can be sent to.", control.peers.len() as u64),
+        family("path_peers", "Hosts by the path that packets take.", path_peers(control)),
         gauge("rejected_leases", "Leases that are not believed.", control.rejected.len() as u64),
         gauge("skipped_leases", "Leases of other backends.", control.skipped.len() as u64),
         gauge("table_epoch", "Number of the last table; it grows.", control.epoch),
@@ -81,6 +83,15 @@ fn daemon(scrape: &Scrape) -> Vec<Family> {
             .map(|bytes| gauge("resident_memory", resident, bytes).of(Unit::Bytes)),
     );
     all
+}
+
+fn path_peers(control: &Status) -> Vec<(Labels, Value)> {
+    let mut counts = BTreeMap::<&str, u64>::new();
+    for peer in &control.peers {
+        *counts.entry(&peer.path).or_default() += 1;
+    }
+    let sample = |(path, count)| (labels([("path", path)]), Value::Gauge(count));
+    counts.into_iter().map(sample).collect()
 }
 
 /// Where leases and config come from.

@@ -18,8 +18,11 @@ fn scrape(counted: weft_forward::counters::Snapshot) -> Scrape {
         memory: 0,
     };
     let mut control = weft_ctrl::status::StatusHandle::new().snapshot();
-    control.device =
-        Some(weft_ctrl::status::DeviceStatus { name: "flannel0".into(), index: 1, mtu: 1472 });
+    control.device = Some(weft_ctrl::status::DeviceStatus {
+        name: "flannel0".into(),
+        index: Some(1),
+        mtu: 1472,
+    });
     control.lease = Some(lease());
     control.rejections.insert("value", 4);
     for milliseconds in [1, 30, 70, 2000] {

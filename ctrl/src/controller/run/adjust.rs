@@ -10,10 +10,12 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::super::change::{Ground, Verdict, judge, moved};
-use super::super::{TableSink, underlay, with_cause};
-use super::{Changed, Node, PERIOD, show_report};
+use super::super::underlay::{self, Facts};
+use super::super::way::{Found, Way};
+use super::super::with_cause;
+use super::{Changed, Node, PERIOD};
 use crate::config::NetworkConfig;
-use crate::device::{self, DesiredDevice, Report};
+use crate::device;
 use crate::interface::{self, Chosen, Families, Interface, InterfaceError, InterfaceOptions};
 use crate::status::Concern;
 
@@ -26,10 +28,8 @@ type Looked = Result<(Chosen, Vec<String>), InterfaceError>;
 /// What is about to change.
 pub(super) struct Adjustment {
     options: InterfaceOptions,
-    /// Bytes of the largest inner packet; the pods have it too, so it stays.
-    mtu: u32,
-    /// Ports that this node sends from; workers have one each, so they stay too.
-    source_ports: u16,
+    /// What stays.
+    facts: Facts,
     /// A look at the host that is under way.
     looking: Option<BoxFuture<'static, Looked>>,
     /// The address that datagrams are sent from is gone.
@@ -42,11 +42,10 @@ pub(super) struct Adjustment {
 }
 
 impl Adjustment {
-    pub(super) fn new(options: InterfaceOptions, mtu: u32, source_ports: u16) -> Self {
+    pub(super) fn new(options: InterfaceOptions, facts: Facts) -> Self {
         Self {
             options,
-            mtu,
-            source_ports,
+            facts,
             looking: None,
             is_stranded: false,
             config: None,
@@ -61,7 +60,7 @@ impl Adjustment {
     }
 
     /// What a look gave.
-    pub(super) async fn found(&mut self) -> Looked {
+    pub(super) async fn looked(&mut self) -> Looked {
         match &mut self.looking {
             Some(looking) => looking.await,
             None => std::future::pending().await,
@@ -69,10 +68,10 @@ impl Adjustment {
     }
 }
 
-impl<S: TableSink> Node<S> {
-    pub(super) fn handle_report(&mut self, report: &Report) {
-        show_report(&self.status, report);
-        self.adjustment.is_stranded = !report.underlay_gone.is_empty();
+impl<W: Way> Node<W> {
+    pub(super) fn handle_found(&mut self, found: &Found) {
+        self.show_found(found);
+        self.adjustment.is_stranded = found.is_stranded;
         if self.adjustment.is_stranded {
             self.look_at_host(Duration::ZERO);
         }
@@ -97,9 +96,9 @@ impl<S: TableSink> Node<S> {
         self.adjustment.looking = Some(looking.boxed());
     }
 
-    pub(super) fn handle_found(&mut self, found: Looked) {
+    pub(super) fn handle_looked(&mut self, looked: Looked) {
         self.adjustment.looking = None;
-        match found {
+        match looked {
             Ok((chosen, overlaps)) => {
                 self.show_overlaps(&overlaps);
                 let interface = moved(&self.ground.interface, chosen.interface.clone())
@@ -128,7 +127,7 @@ impl<S: TableSink> Node<S> {
     }
 
     pub(super) fn handle_config(&mut self, document: Option<&[u8]>) {
-        let source_ports = self.adjustment.source_ports;
+        let source_ports = self.adjustment.facts.source_ports;
         let verdict = judge(document, &self.ground.config, &self.viewer.own, source_ports);
         self.adjustment.config = None;
         let note = match verdict {
@@ -154,7 +153,7 @@ impl<S: TableSink> Node<S> {
     }
 
     /// Goes over to what is wanted, or leaves everything as it is.
-    pub(super) async fn adjust(&mut self, desired: &mut DesiredDevice) {
+    pub(super) async fn adjust(&mut self) {
         let mut ground = self.ground.clone();
         if let Some((config, document)) = &self.adjustment.config {
             (ground.config, ground.document) = (config.clone(), document.clone());
@@ -162,7 +161,7 @@ impl<S: TableSink> Node<S> {
         if let Some(interface) = &self.adjustment.interface {
             ground.interface = interface.clone();
         }
-        match self.go_over(ground, desired).await {
+        match self.go_over(ground).await {
             Ok(()) => {
                 if self.adjustment.config.take().is_some() {
                     info!("the changed network config is in force");
@@ -181,23 +180,8 @@ impl<S: TableSink> Node<S> {
         self.adjustment.due_at = Instant::now() + PERIOD;
     }
 
-    async fn go_over(&mut self, ground: Ground, desired: &mut DesiredDevice) -> Result<(), String> {
-        let addresses = underlay::bind_addresses(&ground.interface, &ground.config);
-        let wanted = DesiredDevice {
-            network_v4: ground.config.network_v4(),
-            network_v6: ground.config.network_v6(),
-            underlay: addresses.iter().map(|address| address.ip()).collect(),
-            ..desired.clone()
-        };
-        if !wanted.networks().eq(desired.networks()) {
-            let checked = device::check_before(&wanted, &ground.interface).await;
-            checked.map_err(|error| with_cause(&error))?;
-        }
-        if addresses != underlay::bind_addresses(&self.ground.interface, &self.ground.config) {
-            self.publisher.rebind(addresses.clone()).await?;
-            info!(?addresses, "packets are sent from and received at another address");
-        }
-        *desired = wanted;
+    async fn go_over(&mut self, ground: Ground) -> Result<(), String> {
+        self.way.go_over(&self.ground, &ground).await?;
         self.take_up(ground);
         Ok(())
     }
@@ -208,9 +192,7 @@ impl<S: TableSink> Node<S> {
         self.viewer.config = config.clone();
         self.viewer.own_addresses = underlay::own_addresses(interface);
         self.viewer.outer_v6 = interface.address_v4.is_none();
-        let Adjustment { mtu, source_ports, .. } = self.adjustment;
-        let identity = self.viewer.identity;
-        self.attributes = underlay::attributes(interface, config, identity, mtu, source_ports);
+        self.attributes = underlay::attributes(interface, config, &self.adjustment.facts);
         self.own.say(self.attributes.clone());
         // It wrote what is to be said no more.
         self.writing = None;
@@ -228,7 +210,7 @@ impl<S: TableSink> Node<S> {
         }
         self.ground = ground;
         self.adjustment.is_stranded = false;
-        self.publisher.mark();
+        self.way.mark();
         self.keep_lease(Changed::Now);
     }
 }

@@ -3,6 +3,8 @@ use weft_forward::table::{Sender, Table};
 use super::*;
 use crate::source::{Change, Record, Update};
 
+const OWN_MAC: &str = "0a:00:00:00:00:01";
+
 struct World {
     viewer: Viewer,
     book: Book,
@@ -18,6 +20,7 @@ impl World {
             own: own.parse().unwrap(),
             identity: identity(1),
             own_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            own_macs: vec![OWN_MAC.parse().unwrap()],
         };
         Self { viewer, book: Book::default(), slots: Slots::default() }
     }
@@ -45,7 +48,7 @@ impl World {
     /// One line a peer: subnets, outer address, slot and generation.
     fn peers(&mut self) -> Vec<String> {
         let line = |accepted: &Accepted| {
-            let Peer { slot, generation, outer, .. } = accepted.peer;
+            let Peer { slot, generation, outer, .. } = accepted.peer().unwrap().clone();
             format!("{} {outer} {slot}.{generation}", accepted.leaf)
         };
         self.view().accepted.iter().map(line).collect()
@@ -83,14 +86,14 @@ fn several_source_ports_are_for_those_who_say_so() {
     world.put("10.5.7.0-24", &weft(7, r#","ports":2"#).replace(r#""v":1"#, r#""v":2"#));
     let view = world.view();
     let source_ports: Vec<bool> =
-        view.accepted.iter().map(|accepted| accepted.peer.source_ports).collect();
+        view.accepted.iter().map(|accepted| accepted.peer().unwrap().source_ports).collect();
     assert_eq!(source_ports, [false, false, false, true, true, false]);
 }
 
 #[test]
 fn leases_become_peers_with_their_own_port_if_they_say_one() {
-    let mut world = World::v4();
-    world.viewer.config.backend.port = 9000;
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Port":9000}}"#;
+    let mut world = World::new(config, "10.5.1.0-24");
     world.put("10.5.1.0-24", &weft(1, ""));
     world.put("10.5.2.0-24", &flannel(2));
     world.put("10.5.3.0-24", &weft(3, r#","paths":["udp"],"port":8285,"mtu":1472"#));
@@ -104,7 +107,11 @@ fn leases_become_peers_with_their_own_port_if_they_say_one() {
         ]
     );
     let view = world.view();
-    let facts: Vec<_> = view.accepted.iter().map(|one| (one.peer.inner_v6, one.peer.mtu)).collect();
+    let facts: Vec<_> = view
+        .accepted
+        .iter()
+        .map(|one| (one.peer().unwrap().inner_v6, one.peer().unwrap().mtu))
+        .collect();
     assert_eq!(facts, [(false, None), (false, Some(1472)), (true, None)]);
     assert!(view.rejected.is_empty() && view.skipped.is_empty());
 }
@@ -118,7 +125,7 @@ fn the_table_finds_them() {
     assert_eq!(table.epoch(), 9);
     assert_eq!(table.own_v4().unwrap().to_string(), "10.5.1.0/24");
     let peer = table.peer_for("10.5.2.7".parse().unwrap()).unwrap();
-    assert_eq!(peer, &view.accepted[0].peer);
+    assert_eq!(Some(peer), view.accepted[0].peer());
     assert_eq!(table.peer_from("192.0.2.2".parse().unwrap()), Sender::Peer(peer));
 }
 
@@ -129,7 +136,7 @@ fn a_changed_lease_is_seen_and_gets_a_new_generation_only_if_it_moved() {
     assert_eq!(world.peers(), ["10.5.2.0-24 192.0.2.2:8285 0.1"]);
     world.put("10.5.2.0-24", &weft(2, r#","v6":true"#));
     assert_eq!(world.peers(), ["10.5.2.0-24 192.0.2.2:8285 0.1"]);
-    assert!(world.view().accepted[0].peer.inner_v6);
+    assert!(world.view().accepted[0].peer().unwrap().inner_v6);
     world.put("10.5.2.0-24", &weft(2, "").replace("192.0.2.2", "192.0.2.22"));
     assert_eq!(world.peers(), ["10.5.2.0-24 192.0.2.22:8285 0.2"]);
     world.put("10.5.2.0-24", &weft(3, ""));
@@ -190,13 +197,96 @@ fn leases_of_other_backends_are_listed_apart() {
     assert_eq!(skipped, ["vxlan", "vxlan,host-gw"]);
 }
 
+/// One line for each way to a peer.
+fn hops(view: &View) -> Vec<String> {
+    let hops = view.accepted.iter().flat_map(Accepted::hops);
+    let mac = |hop: &Hop| hop.mac.map_or_else(String::new, |mac| format!(" {mac}"));
+    hops.map(|hop| format!("{} {}{}", hop.subnet, hop.public, mac(hop))).collect()
+}
+
+/// A lease as flanneld writes it, with the data of a device.
+fn vtep(last: u8, mac: &str) -> String {
+    format!(
+        r#"{{"PublicIP":"192.0.2.{last}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+    )
+}
+
+#[test]
+fn vxlan_takes_leases_with_a_device_of_their_own() {
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    let mut world = World::new(config, "10.5.1.0-24");
+    world.put("10.5.1.0-24", &vtep(1, OWN_MAC));
+    world.put("10.5.2.0-24", &vtep(2, "0a:00:00:00:00:02"));
+    world.put("10.5.3.0-24", &vtep(3, "0a:00:00:00:00:02"));
+    world.put("10.5.4.0-24", &vtep(4, OWN_MAC));
+    world.put("10.5.5.0-24", &vtep(5, "00:00:00:00:00:00"));
+    world.put("10.5.6.0-24", &vtep(6, "01:00:5e:00:00:06"));
+    world.put("10.5.7.0-24", &vtep(7, "what"));
+    world.put("10.5.8.0-24", &vtep(8, "").replace(r#","BackendData":{"VNI":1,"VtepMAC":""}"#, ""));
+    world.put("10.5.9.0-24", &flannel(9));
+    world.put("10.5.10.0-24", &flannel(10).replace('}', r#","BackendType":"host-gw"}"#));
+    world.put("10.5.11.0-24", &vtep(11, "0a:00:00:00:00:0b"));
+    let view = world.view();
+    assert_eq!(
+        hops(&view),
+        ["10.5.2.0/24 192.0.2.2 0a:00:00:00:00:02", "10.5.11.0/24 192.0.2.11 0a:00:00:00:00:0b"]
+    );
+    let rejected: Vec<_> =
+        view.rejected.iter().map(|one| (one.name.as_str(), one.reason.name())).collect();
+    assert_eq!(
+        rejected,
+        [
+            ("10.5.3.0-24", "mac_taken"),
+            ("10.5.4.0-24", "mac_taken"),
+            ("10.5.5.0-24", "mac_unusable"),
+            ("10.5.6.0-24", "mac_unusable"),
+            ("10.5.7.0-24", "mac_unusable"),
+            ("10.5.8.0-24", "mac_unusable"),
+        ]
+    );
+    let skipped: Vec<_> =
+        view.skipped.iter().map(|one| (one.name.as_str(), one.backend.as_str())).collect();
+    assert_eq!(skipped, [("10.5.9.0-24", "udp"), ("10.5.10.0-24", "host-gw")]);
+    assert!(Table::new(world.viewer.table_input(&view, 2)).unwrap().peers().is_empty());
+}
+
+#[test]
+fn a_rejected_lease_leaves_its_mac_and_subnet_to_others() {
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    let mut world = World::new(config, "10.5.1.0-24");
+    world.put("10.5.2.0-25", &vtep(2, "0a:00:00:00:00:02"));
+    world.put("10.5.3.0-24", &vtep(3, "00:00:00:00:00:00"));
+    world.put("10.5.4.0-24", &vtep(4, "0a:00:00:00:00:02"));
+    assert_eq!(hops(&world.view()), ["10.5.4.0/24 192.0.2.4 0a:00:00:00:00:02"]);
+    world.put("10.5.3.0-24", &vtep(3, "0a:00:00:00:00:03"));
+    assert_eq!(world.view().accepted.len(), 2);
+}
+
+#[test]
+fn host_gw_takes_its_own_type_alone() {
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
+    let mut world = World::new(config, "10.5.1.0-24");
+    let host_gw = |last: u8| flannel(last).replace('}', r#","BackendType":"host-gw"}"#);
+    world.put("10.5.2.0-24", &host_gw(2));
+    world.put("10.5.3.0-24", &vtep(3, "0a:00:00:00:00:03"));
+    world.put("10.5.4.0-24", &weft(4, r#","paths":["udp"]"#));
+    let view = world.view();
+    assert_eq!(hops(&view), ["10.5.2.0/24 192.0.2.2"]);
+    assert_eq!(view.skipped.len(), 2);
+}
+
 #[test]
 fn announced_addresses_are_believed_where_they_can_be() {
     let mut world = World::v4();
     let addrs = r#","addrs":["198.51.100.2","192.0.2.2","10.5.9.9","192.0.2.1","127.0.0.1","::"]"#;
     world.put("10.5.2.0-24", &weft(2, addrs));
-    let addresses: Vec<_> =
-        world.view().accepted[0].peer.addresses.iter().map(ToString::to_string).collect();
+    let addresses: Vec<_> = world.view().accepted[0]
+        .peer()
+        .unwrap()
+        .addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(addresses, ["192.0.2.2", "198.51.100.2"]);
 }
 
@@ -222,13 +312,51 @@ fn families() {
     world.put("10.5.2.0-24&fd00:0:0:2::-64", both);
     world.put("0.0.0.0-0&fd00:0:0:3::-64", r#"{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::3"}"#);
     assert_eq!(world.peers(), ["10.5.2.0-24&fd00:0:0:2::-64 192.0.2.2:8285 0.1"]);
-    assert_eq!(world.view().accepted[0].peer.addresses.len(), 2);
+    assert_eq!(world.view().accepted[0].peer().unwrap().addresses.len(), 2);
     assert_eq!(world.rejected(), [("0.0.0.0-0&fd00:0:0:3::-64".to_owned(), "public_ip_missing")]);
 
     let v6 = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48"}"#;
     let mut world = World::new(v6, "0.0.0.0-0&fd00:0:0:1::-64");
     world.put("10.5.2.0-24&fd00:0:0:2::-64", both);
     assert_eq!(world.peers(), ["0.0.0.0-0&fd00:0:0:2::-64 [2001:db8::2]:8285 0.1"]);
+}
+
+/// A family without data, or without an address, is one that the peer does not have.
+#[test]
+fn families_of_kernel_paths() {
+    let dual = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48",
+        "Backend":{"Type":"vxlan"}}"#;
+    let mut world = World::new(dual, "10.5.1.0-24&fd00:0:0:1::-64");
+    let data = |last: u8, v6: &str, more: &str| {
+        vtep(last, &format!("0a:00:00:00:00:{last:02x}"))
+            .replace("null", v6)
+            .replace("}}", &format!("}}{more}}}"))
+    };
+    let v6 = |last: u8| {
+        let mac = format!("0a:00:00:00:06:{last:02x}");
+        data(
+            last,
+            &format!(r#""2001:db8::{last}""#),
+            &format!(r#","BackendV6Data":{{"VNI":1,"VtepMAC":"{mac}"}}"#),
+        )
+    };
+    world.put("10.5.2.0-24&fd00:0:0:2::-64", &v6(2));
+    world.put("10.5.3.0-24&fd00:0:0:3::-64", &data(3, r#""2001:db8::3""#, ""));
+    world.put("10.5.4.0-24&fd00:0:0:4::-64", &v6(4).replace(r#""2001:db8::4""#, "null"));
+    world.put("0.0.0.0-0&fd00:0:0:5::-64", &v6(5).replace("192.0.2.5", "0.0.0.0"));
+    world.put("10.5.6.0-24", &v6(6));
+    assert_eq!(
+        hops(&world.view()),
+        [
+            "10.5.2.0/24 192.0.2.2 0a:00:00:00:00:02",
+            "fd00:0:0:2::/64 2001:db8::2 0a:00:00:00:06:02",
+            "10.5.3.0/24 192.0.2.3 0a:00:00:00:00:03",
+            "10.5.4.0/24 192.0.2.4 0a:00:00:00:00:04",
+            "fd00:0:0:5::/64 2001:db8::5 0a:00:00:00:06:05",
+            "10.5.6.0/24 192.0.2.6 0a:00:00:00:00:06",
+        ]
+    );
+    assert!(world.rejected().is_empty());
 }
 
 proptest::proptest! {

@@ -1,0 +1,118 @@
+//! `udp`: the workers get a table, and the tunnel device is looked after.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::info;
+use weft_forward::table::Table;
+
+use super::{Found, Learnt, Published, Way};
+use crate::controller::change::Ground;
+use crate::controller::publish::Publisher;
+use crate::controller::{RunError, TableSink, underlay, with_cause};
+use crate::desired::{Book, Slots, Viewer};
+use crate::device::{self, DesiredDevice, Report};
+use crate::lease::Leaf;
+use crate::status::PeerStatus;
+
+/// See [`Way`].
+pub(in crate::controller) struct EngineWay<S> {
+    publisher: Publisher<S>,
+    slots: Slots,
+    desired: DesiredDevice,
+    reports: Arc<watch::Sender<Report>>,
+}
+
+impl<S: TableSink> EngineWay<S> {
+    /// The device was `desired` and reported; workers have the first table.
+    pub(in crate::controller) fn new(
+        sink: S,
+        first: &Table,
+        desired: DesiredDevice,
+        report: Report,
+    ) -> Self {
+        Self {
+            publisher: Publisher::new(sink, first),
+            slots: Slots::default(),
+            desired,
+            reports: Arc::new(watch::Sender::new(report)),
+        }
+    }
+}
+
+impl<S: TableSink> Way for EngineWay<S> {
+    type Report = Report;
+
+    fn mark(&mut self) {
+        self.publisher.mark();
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.publisher.deadline()
+    }
+
+    fn publish(&mut self, viewer: &Viewer, book: &Book) -> Option<Published> {
+        let began = Instant::now();
+        let view = viewer.view(book, &mut self.slots);
+        let input = viewer.table_input(&view, self.publisher.next_epoch());
+        let epoch = self.publisher.publish(input);
+        let peers = view.accepted.iter().filter_map(PeerStatus::of_engine).collect();
+        self.publisher.spend(began.elapsed());
+        Some(Published { view, peers, epoch })
+    }
+
+    /// The device's reports tell of addresses that are gone.
+    async fn learn(&mut self) -> Learnt {
+        std::future::pending().await
+    }
+
+    fn keep(&self) -> impl Future<Output = RunError> + 'static {
+        let (desired, reports) = (self.desired.clone(), Arc::clone(&self.reports));
+        async move { device::keep(&desired, &reports).await.into() }
+    }
+
+    fn reports(&self) -> watch::Receiver<Report> {
+        self.reports.subscribe()
+    }
+
+    /// A foreign route is a problem where packets take it instead of ours.
+    fn found(report: &Report) -> Found {
+        let winners = report.foreign.iter().filter(|route| route.wins());
+        let sentence =
+            |route| format!("Somebody else routes our network ({route}). Delete that route");
+        Found {
+            foreign: report.foreign.iter().map(ToString::to_string).collect(),
+            device: report.failures.clone(),
+            routes: winners.map(sentence).collect(),
+            peers: Vec::new(),
+            is_stranded: !report.underlay_gone.is_empty(),
+        }
+    }
+
+    fn take_subnet(&mut self, leaf: &Leaf) {
+        self.desired.address_v4 = leaf.v4.map(|net| net.network());
+        self.desired.address_v6 = leaf.v6.map(|net| net.network());
+    }
+
+    async fn go_over(&mut self, before: &Ground, now: &Ground) -> Result<(), String> {
+        let addresses = underlay::bind_addresses(&now.interface, &now.config);
+        let wanted = DesiredDevice {
+            network_v4: now.config.network_v4(),
+            network_v6: now.config.network_v6(),
+            underlay: addresses.iter().map(SocketAddr::ip).collect(),
+            ..self.desired.clone()
+        };
+        if !wanted.networks().eq(self.desired.networks()) {
+            let checked = device::check_before(&wanted, &now.interface).await;
+            checked.map_err(|error| with_cause(&error))?;
+        }
+        if addresses != underlay::bind_addresses(&before.interface, &before.config) {
+            self.publisher.rebind(addresses.clone()).await?;
+            info!(?addresses, "packets are sent from and received at another address");
+        }
+        self.desired = wanted;
+        Ok(())
+    }
+}

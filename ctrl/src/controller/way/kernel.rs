@@ -1,0 +1,294 @@
+//! `vxlan` and `host-gw`: the kernel carries all packets, and gets what it has to know for that.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
+
+use super::{Found, Learnt, Published, Way};
+use crate::config::NetworkConfig;
+use crate::controller::change::Ground;
+use crate::controller::macs::{Macs, MacsError, load_or_create};
+use crate::controller::{Acquired, Begun, RunError, underlay, with_cause};
+use crate::desired::kernel::{Host, OnLink, asked_about, device_name, state};
+use crate::desired::{Book, Slots, View, Viewer};
+use crate::device;
+use crate::interface::news::AddressNews;
+use crate::interface::reader::{Netlink, ReadError};
+use crate::kernel::action::Key;
+use crate::kernel::object::State;
+use crate::kernel::{self, Failure, Report};
+use crate::lease::Leaf;
+use crate::status::PeerStatus;
+
+/// Changes within this time go to the kernel together.
+const PERIOD: Duration = Duration::from_millis(5);
+
+/// How often it is asked again which peers are on a link: nothing tells of it.
+const ASK_PERIOD: Duration = Duration::from_secs(10);
+
+/// Peers in trouble that `status` names.
+const SENTENCES_MAX: usize = 5;
+
+/// See [`Way`].
+pub(in crate::controller) struct KernelWay {
+    macs: Macs,
+    host: Host,
+    states: watch::Sender<Arc<State>>,
+    reports: Arc<watch::Sender<Report>>,
+    /// Grows with every state.
+    epoch: u64,
+    due: bool,
+    earliest: Instant,
+    slots: Slots,
+    on_link: OnLink,
+    /// Whose place has to be known.
+    asked: HashSet<IpAddr>,
+    asking: Option<BoxFuture<'static, OnLink>>,
+    ask_at: Instant,
+    addresses: AddressNews,
+}
+
+impl KernelWay {
+    /// Nothing is handed on before the leases are known: what an earlier daemon left in the kernel
+    /// carries packets until then.
+    pub(in crate::controller) fn new(acquired: &Acquired) -> Self {
+        let Begun { interface, config, .. } = acquired.begun();
+        let macs = acquired.facts.macs;
+        Self {
+            macs,
+            host: underlay::host(interface, config, macs),
+            states: watch::Sender::default(),
+            reports: Arc::default(),
+            epoch: 0,
+            due: false,
+            earliest: Instant::now(),
+            slots: Slots::default(),
+            on_link: OnLink::new(),
+            asked: HashSet::new(),
+            asking: None,
+            ask_at: Instant::now(),
+            addresses: AddressNews::default(),
+        }
+    }
+
+    /// Asks where the peers are, and says whether all is known that is needed to begin. A peer that
+    /// comes later is reached through the tunnel until it is known to be on a link.
+    fn knows_enough(&mut self, asked: HashSet<IpAddr>) -> bool {
+        self.on_link.retain(|address, _| asked.contains(address));
+        let is_complete = asked.iter().all(|address| self.on_link.contains_key(address));
+        self.asked = asked;
+        if !is_complete {
+            self.ask_at = Instant::now();
+        }
+        is_complete || self.epoch > 0
+    }
+}
+
+/// Answers to the questions under way, or to those that come next. Pends for ever if there are none.
+async fn ask_in_time(
+    asking: &mut Option<BoxFuture<'static, OnLink>>,
+    asked: &HashSet<IpAddr>,
+    ask_at: &mut Instant,
+) -> OnLink {
+    if asking.is_none() && asked.is_empty() {
+        return std::future::pending().await;
+    }
+    if asking.is_none() {
+        sleep_until(*ask_at).await;
+    }
+    let addresses = || asked.iter().copied().collect();
+    let answers = asking.get_or_insert_with(|| links_of(addresses()).boxed()).await;
+    *asking = None;
+    *ask_at = Instant::now() + ASK_PERIOD;
+    answers
+}
+
+impl Way for KernelWay {
+    type Report = Report;
+
+    fn mark(&mut self) {
+        self.due = true;
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.due.then_some(self.earliest)
+    }
+
+    fn publish(&mut self, viewer: &Viewer, book: &Book) -> Option<Published> {
+        let began = Instant::now();
+        self.due = false;
+        let view = viewer.view(book, &mut self.slots);
+        let config = &viewer.config;
+        if !self.knows_enough(asked_about(config, &view).collect()) {
+            return None;
+        }
+        let state = state(config, &viewer.own, &self.host, &view, &self.on_link);
+        if *self.states.borrow().as_ref() != state {
+            self.states.send_replace(Arc::new(state));
+            self.epoch += 1;
+        }
+        let peer = |accepted| PeerStatus::of_kernel(accepted, config, &self.on_link);
+        let peers = view.accepted.iter().map(peer).collect();
+        // As long as this takes, everything else gets its turn too.
+        self.earliest = Instant::now() + PERIOD.max(began.elapsed());
+        Some(Published { view, peers, epoch: self.epoch })
+    }
+
+    async fn learn(&mut self) -> Learnt {
+        let asked = ask_in_time(&mut self.asking, &self.asked, &mut self.ask_at);
+        let answers = tokio::select! {
+            answers = asked => answers,
+            () = self.addresses.changed() => return Learnt::Addresses,
+        };
+        for (address, link) in answers {
+            let known = self.on_link.insert(address, link.clone());
+            self.due |= known != Some(link);
+        }
+        Learnt::Own
+    }
+
+    fn keep(&self) -> impl Future<Output = RunError> + 'static {
+        let (mut states, reports) = (self.states.subscribe(), Arc::clone(&self.reports));
+        async move {
+            // The first state has networks; before it nothing is removed.
+            let first = states.wait_for(|state| !state.networks.is_empty()).await.is_ok();
+            assert!(first, "the way outlives what it keeps");
+            kernel::keep(states, &reports).await;
+            // The sender lives as long as the node.
+            std::future::pending().await
+        }
+    }
+
+    fn reports(&self) -> watch::Receiver<Report> {
+        self.reports.subscribe()
+    }
+
+    /// A peer that cannot be reached takes nothing from the others, nor from the node's readiness.
+    fn found(report: &Report) -> Found {
+        let winners = report.foreign.iter().filter(|route| route.wins());
+        let mut found = Found {
+            foreign: report.foreign.iter().map(ToString::to_string).collect(),
+            peers: winners
+                .map(|route| {
+                    format!("Somebody else routes a peer's subnet ({route}). Delete that route")
+                })
+                .collect(),
+            device: report.unreadable.clone().into_iter().collect(),
+            ..Found::default()
+        };
+        if !report.looked {
+            found.device.push("The kernel has not been told of the peers yet".to_owned());
+        }
+        for Failure { key, sentence } in &report.failures {
+            match key {
+                Key::Device(_) | Key::Address(..) => found.device.push(sentence.clone()),
+                _ => found.peers.push(sentence.clone()),
+            }
+        }
+        found.peers = bounded(found.peers);
+        found
+    }
+
+    /// The next state has it.
+    fn take_subnet(&mut self, _: &Leaf) {}
+
+    async fn go_over(&mut self, before: &Ground, now: &Ground) -> Result<(), String> {
+        underlay::check_public(&now.config, &now.interface).map_err(|error| error.to_string())?;
+        if !now.config.networks().eq(before.config.networks()) {
+            let networks: Vec<_> = now.config.networks().collect();
+            let checked = device::check_networks(&networks, &now.interface).await;
+            checked.map_err(|error| with_cause(&error))?;
+        }
+        self.host = underlay::host(&now.interface, &now.config, self.macs);
+        Ok(())
+    }
+}
+
+/// With thousands of peers the same trouble comes thousands of times.
+fn bounded(mut sentences: Vec<String>) -> Vec<String> {
+    let more = sentences.len().saturating_sub(SENTENCES_MAX);
+    if more > 0 {
+        sentences.truncate(SENTENCES_MAX);
+        sentences.push(format!("and {more} more of this kind"));
+    }
+    sentences
+}
+
+/// Which of them are on a link of this host, and which one. Who cannot be asked about is on none, so
+/// that the tunnel is used, which works everywhere.
+async fn links_of(addresses: Vec<IpAddr>) -> OnLink {
+    let mut links = OnLink::new();
+    let netlink = Netlink::open().ok();
+    for address in addresses {
+        let link = match &netlink {
+            Some(netlink) => kernel::on_link_device(netlink, address).await.ok().flatten(),
+            None => None,
+        };
+        links.insert(address, link);
+    }
+    links
+}
+
+/// Removes what an earlier start with another type has left in the kernel, which would carry packets
+/// past the engine. What cannot be removed is logged: it is a part of the network at most.
+pub(in crate::controller) async fn clear(config: &NetworkConfig) {
+    let nothing = State { networks: config.networks().collect(), ..State::default() };
+    match kernel::apply(&nothing).await {
+        Ok(report) => {
+            for Failure { sentence, .. } in &report.failures {
+                warn!(sentence, "the state of an earlier backend type stays in part");
+            }
+        }
+        Err(error) => {
+            warn!(problem = with_cause(&error), "the state of an earlier backend type may stay");
+        }
+    }
+}
+
+/// Why the devices cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The MAC addresses cannot be kept.
+    #[error(transparent)]
+    Macs(#[from] MacsError),
+    /// The kernel cannot be asked.
+    #[error("The devices of this host could not be read")]
+    Read(#[from] ReadError),
+    /// It does not make the device.
+    #[error("{0}")]
+    Device(String),
+}
+
+/// Makes the devices that the lease tells about, or adopts those that are there. Nothing else of the
+/// kernel's state is touched, so what carries packets already goes on. Gives their MAC addresses.
+///
+/// # Errors
+/// The kernel does not make a device, or the addresses cannot be kept.
+pub(in crate::controller) async fn prepare(begun: &Begun) -> Result<Macs, PrepareError> {
+    let config = &begun.config;
+    let Some(backend) = config.backend.vxlan() else { return Ok(Macs::default()) };
+    let there = kernel::vxlan_macs().await?;
+    let mac = |is_v6| {
+        let adopted = there.get(&device_name(backend.vni, is_v6)).copied();
+        load_or_create(&begun.options.state_directory, is_v6, adopted)
+    };
+    let macs = Macs {
+        v4: config.v4.as_ref().map(|_| mac(false)).transpose()?,
+        v6: config.v6.as_ref().map(|_| mac(true)).transpose()?,
+    };
+    let host = underlay::host(&begun.interface, config, macs);
+    // Without an address: it comes with the lease. The network's own is not used here.
+    let nobody = Leaf { v4: config.network_v4(), v6: config.network_v6() };
+    let devices = state(config, &nobody, &host, &View::default(), &OnLink::new()).vxlans;
+    match kernel::make_devices(&devices).await?.into_iter().next() {
+        Some(failure) => Err(PrepareError::Device(failure.sentence)),
+        None => Ok(macs),
+    }
+}
