@@ -197,7 +197,7 @@ pub(super) fn packet(number: u64) -> Vec<u8> {
     packet
 }
 
-pub(super) fn seconds(seconds: u64) -> Duration {
+pub(super) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 

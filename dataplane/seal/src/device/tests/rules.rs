@@ -1,5 +1,7 @@
 //! One rule at a time.
 
+use std::time::Duration;
+
 use super::node::{Node, SLOT, address, packet, peer_config, private, seconds, settle};
 use crate::device::{QUEUE_MAX, TICK};
 use crate::handshake::KeyRefused;
@@ -7,7 +9,7 @@ use crate::keys::PublicKey;
 use crate::limits::{JITTER, REJECT_AFTER_MESSAGES, REKEY_AFTER_MESSAGES};
 use crate::message::Message;
 use crate::rejected::Rejected;
-use crate::session::Load;
+use crate::session::{Load, Session};
 use crate::timestamp::Timestamp;
 
 #[test]
@@ -84,6 +86,36 @@ fn workers_go_through_rekeys_without_a_gap() {
     let handshakes = nodes[0].device.peers().next().unwrap().1.handshakes;
     assert_eq!(handshakes, 1 + 999 / 120);
     assert_eq!(used.len() as u64, 2 * handshakes);
+}
+
+/// Workers' reports come with ticks, but timers go by when it was, and by what came first.
+#[test]
+fn what_happens_between_ticks_counts_in_its_order() {
+    for (sent_ms, received_ms, expected, at) in [(2050, 2010, 1, 17_050), (2010, 2050, 4, 12_050)] {
+        let mut nodes = Node::pair(1);
+        nodes[0].with(seconds(1), |device, context| device.handle_wanted(context, SLOT));
+        settle(seconds(1), &mut nodes);
+        let (ours, theirs) = (nodes[0].published[&SLOT].clone(), nodes[1].published[&SLOT].clone());
+        let seal = |session: &Session<_>, at_ms| {
+            let at = Duration::from_millis(at_ms);
+            let counter = session.reserve(1, Load::Packet, at).unwrap().next().unwrap();
+            let mut datagram = [0; 80];
+            session.seal(counter, &[&packet(1)], &mut datagram, 1420);
+            datagram
+        };
+        let mut datagram = seal(&theirs, received_ms);
+        ours.open(&mut datagram, Duration::from_millis(received_ms)).unwrap();
+        seal(&ours, sent_ms);
+        let mut tick = 20;
+        while nodes[0].sent.is_empty() {
+            tick += 1;
+            assert!(tick < 1000, "nothing is ever sent");
+            nodes[0].tick(TICK * tick);
+        }
+        assert_eq!(nodes[0].kinds(), [expected]);
+        let late = (TICK * tick).checked_sub(Duration::from_millis(at)).unwrap();
+        assert!(late <= JITTER + TICK, "{late:?}");
+    }
 }
 
 #[test]
