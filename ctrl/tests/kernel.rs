@@ -11,3 +11,7 @@ mod interface;
 mod namespace;
 #[path = "kernel/paths.rs"]
 mod paths;
+#[path = "kernel/paths_kept.rs"]
+mod paths_kept;
+#[path = "kernel/paths_made.rs"]
+mod paths_made;

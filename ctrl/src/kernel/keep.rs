@@ -1,6 +1,7 @@
 //! Brings the wanted state about and keeps it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::ALIAS;
 use super::action::{Action, Key};
-use super::actual::Actual;
+use super::actual::{Actual, Device};
 use super::events::{GROUPS, Listener, News};
 use super::execute::{Executed, Failure, execute};
 use super::object::State;
@@ -118,9 +119,8 @@ pub async fn remove_all(networks: &[IpNet]) -> Result<Removed, ReadError> {
         Action::DeleteLink(_) => false,
         _ => true,
     });
-    let is_ours = |device: &super::actual::Device| {
-        device.vxlan.is_some() && device.alias.as_deref() == Some(ALIAS)
-    };
+    let is_ours =
+        |device: &Device| device.vxlan.is_some() && device.alias.as_deref() == Some(ALIAS);
     let links = actual.devices.iter().filter(|(_, device)| is_ours(device));
     actions.extend(links.map(|(name, _)| Action::DeleteLink(name.clone())));
     let Executed { done, failed, .. } = execute(&netlink, &mut actual, actions).await?;
@@ -217,16 +217,15 @@ impl Keeper {
         &mut self,
         desired: &mut watch::Receiver<Arc<State>>,
         state: &State,
-    ) -> Result<std::ops::ControlFlow<()>, ReadError> {
-        use std::ops::ControlFlow::{Break, Continue};
+    ) -> Result<ControlFlow<()>, ReadError> {
         let listener = Listener::new(state);
         loop {
             let next = self.waiting.due().map_or(self.look_at, |due| due.min(self.look_at));
             tokio::select! {
                 changed = desired.changed() => {
-                    return Ok(if changed.is_ok() { Continue(()) } else { Break(()) });
+                    return Ok(if changed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) });
                 }
-                () = sleep_until(next) => return Ok(Continue(())),
+                () = sleep_until(next) => return Ok(ControlFlow::Continue(())),
                 announcement = self.announcements.next() => {
                     let (message, _) = announcement.ok_or(ReadError::Closed)?;
                     let news = listener.news(&message, &self.actual);
@@ -280,8 +279,7 @@ impl Waiting {
     /// Forgets what nobody wants any more.
     fn keep_only(&mut self, actions: &[Action]) {
         if !self.steps.is_empty() {
-            let planned: std::collections::BTreeSet<Key> =
-                actions.iter().map(Action::key).collect();
+            let planned: BTreeSet<Key> = actions.iter().map(Action::key).collect();
             self.steps.retain(|key, _| planned.contains(key));
         }
     }
@@ -347,8 +345,7 @@ fn publish(reports: &watch::Sender<Report>, report: Report) {
 const LOGGED_MAX: usize = 5;
 
 fn log_change(previous: &Report, report: &Report) {
-    let known: std::collections::HashSet<_> =
-        previous.failures.iter().map(|one| &one.key).collect();
+    let known: HashSet<_> = previous.failures.iter().map(|one| &one.key).collect();
     let new = report.failures.iter().filter(|one| !known.contains(&one.key));
     for failure in new.take(LOGGED_MAX) {
         let (failure, all) = (&failure.sentence, report.failures.len());

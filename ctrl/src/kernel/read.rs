@@ -1,6 +1,7 @@
 //! What is there, read from the kernel: one question for each sort of object, whatever their number.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::NeighbourMessage;
@@ -138,11 +139,7 @@ async fn neighbours(
 
 /// Those that are still in use. What is wanted now is among them, for the time when it is not any
 /// more; so their number is bounded by that of the routes.
-fn former_gateways(
-    actual: &Actual,
-    desired: &State,
-    former: &Actual,
-) -> BTreeSet<std::net::IpAddr> {
+fn former_gateways(actual: &Actual, desired: &State, former: &Actual) -> BTreeSet<IpAddr> {
     let used: HashSet<_> =
         actual.routes.values().flatten().filter_map(|route| route.gateway()).collect();
     let known = plan::known(desired).chain(former.former_gateways.iter().copied());
