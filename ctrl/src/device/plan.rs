@@ -164,6 +164,8 @@ fn may_be_replaced(route: &Route, index: u32) -> bool {
     route.protocol == ROUTE_PROTOCOL || is_of_address
 }
 
+/// Only what the engine has: routes to whole networks, and what leads into its device. Routes inside
+/// the networks lead to peers on other paths, and those that drop packets have a purpose of their own.
 fn delete_routes(actual: &Actual, desired: &DesiredDevice) -> Vec<Action> {
     let networks: Vec<IpNet> = desired.networks().collect();
     let is_replaced = |route: &Route| {
@@ -171,9 +173,8 @@ fn delete_routes(actual: &Actual, desired: &DesiredDevice) -> Vec<Action> {
         place.is_some_and(|network| add_route(actual, *network).is_some())
     };
     let is_stale = |route: &&Route| {
-        let is_inside = networks.iter().any(|network| network.contains(&route.destination));
-        route.protocol == ROUTE_PROTOCOL
-            && (is_inside || is_left_over(route, actual.index))
+        let is_whole = route.unicast && networks.contains(&route.destination);
+        (is_left_over(route, actual.index) || is_whole && route.protocol == ROUTE_PROTOCOL)
             && !networks.iter().any(|network| is_right(route, *network, actual.index))
             && !is_replaced(route)
     };

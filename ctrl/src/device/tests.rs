@@ -123,7 +123,7 @@ fn a_wrong_route_of_ours_is_corrected_in_its_place() {
 #[test]
 fn left_over_routes_of_ours_go_and_those_of_others_stay() {
     let mut actual = right();
-    actual.routes.push(ours("10.244.2.0/24", UNDERLAY));
+    actual.routes.push(ours("10.244.2.0/24", DEVICE));
     // Of an earlier network; whose the second one is, nobody knows.
     actual.routes.push(ours("10.99.0.0/16", DEVICE));
     actual.routes.push(ours("10.98.0.0/16", UNDERLAY));
@@ -131,13 +131,30 @@ fn left_over_routes_of_ours_go_and_those_of_others_stay() {
     actual.routes.push(theirs("10.244.3.0/24", DEVICE));
     actual.routes.push(Route { metric: 50, ..ours("10.244.0.0/16", DEVICE) });
     actual.routes.push(Route { tos: 8, ..ours("10.244.0.0/16", DEVICE) });
+    actual.routes.push(Route { metric: 51, ..ours("10.244.0.0/16", UNDERLAY) });
     let expected = [
         "delete the left-over route to 10.244.2.0/24",
         "delete the left-over route to 10.99.0.0/16",
         "delete the left-over route to 10.244.0.0/16",
         "delete the left-over route to 10.244.0.0/16",
+        "delete the left-over route to 10.244.0.0/16",
     ];
     assert_eq!(texts(&actual), expected);
+    assert_eq!(foreign(&actual), [""; 0]);
+}
+
+/// Peers on other paths have more specific routes, and what drops packets is there to stay.
+#[test]
+fn routes_of_other_paths_stay() {
+    let mut actual = right();
+    actual.routes.push(through_gateway(ours("10.244.2.0/24", UNDERLAY)));
+    actual.routes.push(through_gateway(ours("10.244.3.0/24", DEVICE)));
+    actual.routes.push(ours("10.244.3.0/32", UNDERLAY));
+    for (destination, metric) in [("10.244.1.0/24", u32::MAX), ("10.244.0.0/16", 9999)] {
+        let route = ours(destination, UNDERLAY);
+        actual.routes.push(Route { metric, unicast: false, hops: Vec::new(), ..route });
+    }
+    assert_eq!(texts(&actual), [""; 0]);
     assert_eq!(foreign(&actual), [""; 0]);
 }
 
