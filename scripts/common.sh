@@ -25,7 +25,7 @@ target_directory() {
 PROGRAMS=(
     cc=build-essential
     ip=iproute2 tc=iproute2 bridge=iproute2 ss=iproute2 nstat=iproute2
-    iperf3=iperf3 sockperf=sockperf ethtool=ethtool nft=nftables ping=iputils-ping
+    iperf3=iperf3 sockperf=sockperf ethtool=ethtool nft=nftables iptables=iptables ping=iputils-ping
     # The client of etcd is generated from its protocol's description.
     protoc=protobuf-compiler /usr/include/google/protobuf/descriptor.proto=libprotobuf-dev
 )

@@ -17,6 +17,7 @@ use crate::daemon;
 use crate::flags::{self, Flags, Mistake};
 use crate::logging;
 use crate::options::{ADMIN_SOCKET, Options, remarks, unused};
+use crate::uninstall;
 
 /// The version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -38,7 +39,7 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         return run_daemon(&program, &arguments[2..]);
     }
     match Cli::try_parse_from(arguments) {
-        Ok(cli) => run_question(&cli.command),
+        Ok(cli) => run_command(&cli.command),
         Err(error) => {
             // Help goes to stdout, mistakes to stderr; a closed pipe is nobody's loss.
             let _ = error.print();
@@ -70,6 +71,15 @@ enum Command {
     Drops(Asking),
     /// Give this host's lease back and end the daemon, to take the host out of the cluster
     Release(Asking),
+    /// Remove what the daemon, or flanneld before it, has left in the kernel. Stop the daemon first
+    Uninstall(Uninstalling),
+}
+
+#[derive(Debug, Args)]
+struct Uninstalling {
+    /// The socket of the daemon that must not be running
+    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
+    admin_socket: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -82,12 +92,13 @@ struct Asking {
     admin_socket: PathBuf,
 }
 
-fn run_question(command: &Command) -> ExitCode {
+fn run_command(command: &Command) -> ExitCode {
     let (question, asking) = match command {
         Command::Status(asking) => (Question::Status, asking),
         Command::Peers(asking) => (Question::Peers, asking),
         Command::Drops(asking) => (Question::Drops, asking),
         Command::Release(asking) => (Question::Release, asking),
+        Command::Uninstall(asking) => return uninstall::run(&asking.admin_socket),
     };
     match answer(question, asking) {
         Ok(text) => {

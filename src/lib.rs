@@ -7,3 +7,4 @@ mod daemon;
 pub mod flags;
 pub mod logging;
 pub mod options;
+mod uninstall;

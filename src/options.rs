@@ -11,6 +11,7 @@ use std::time::Duration;
 use weft_ctrl::config::SOURCE_PORTS_MAX;
 use weft_ctrl::controller::{self, OnLeaseLoss};
 use weft_ctrl::interface::InterfaceOptions;
+use weft_ctrl::netfilter;
 use weft_dataplane::EngineWish;
 use weft_sys::ring::Without as WithoutRing;
 use weft_sys::tun::WithoutOffloads;
@@ -76,6 +77,7 @@ impl Options {
         let health = checker.health();
         let (admin_socket, state_directory) = checker.places();
         let source = checker.source();
+        let netfilter = checker.netfilter();
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
@@ -84,7 +86,7 @@ impl Options {
             state_directory,
             subnet_file: flags.text("subnet-file").into(),
             interface,
-            ip_masq: flags.boolean("ip-masq"),
+            netfilter,
             renew_margin: minutes(flags.integer("subnet-lease-renew-margin")),
             on_lease_loss: match flags.text("on-lease-loss") {
                 "replace" => OnLeaseLoss::Replace,
@@ -117,6 +119,23 @@ impl Checker<'_> {
                 "--subnet-lease-renew-margin is {margin}; it must be above 0 and below \
                  {RENEW_MARGIN_END} minutes"
             ));
+        }
+    }
+
+    fn netfilter(&mut self) -> netfilter::Options {
+        let seconds = self.flags.integer("iptables-resync");
+        if seconds < 1 {
+            self.mistake(format!(
+                "--iptables-resync is {seconds}; it must be at least 1 second between two checks of \
+                 the netfilter rules"
+            ));
+        }
+        netfilter::Options {
+            masquerade: self.flags.boolean("ip-masq"),
+            fully_random: !self.flags.boolean("ip-masq-fully-random-disable"),
+            forward: self.flags.boolean("iptables-forward-rules"),
+            resync: Duration::from_secs(seconds.unsigned_abs()),
+            blackhole: self.flags.boolean("ip-blackhole-route"),
         }
     }
 

@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use weft_ctrl::controller::{DEVICE_NAME, OnLeaseLoss, Options, Rebinding, TableSink, begin};
 use weft_ctrl::interface::InterfaceOptions;
+use weft_ctrl::netfilter;
 use weft_ctrl::source::SourceOptions;
 use weft_ctrl::source::etcd::{Endpoints, EtcdOptions};
 use weft_ctrl::status::{Status, StatusHandle};
@@ -198,7 +199,13 @@ fn options(place: &std::path::Path, url: &str) -> Options {
         state_directory: place.join("state"),
         subnet_file: place.join("subnet.env"),
         interface: InterfaceOptions { iface: vec!["u1".into()], ..Default::default() },
-        ip_masq: false,
+        netfilter: netfilter::Options {
+            masquerade: false,
+            fully_random: false,
+            forward: false,
+            resync: Duration::from_secs(3600),
+            blackhole: false,
+        },
         renew_margin: Duration::from_secs(3600),
         on_lease_loss: OnLeaseLoss::Hold,
     }

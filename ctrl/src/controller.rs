@@ -7,7 +7,7 @@
 //! acquire    lease                                               -> first table, without peers
 //! configure  addresses, MTU, route and settings of the device    <- name of the device
 //!            (leave_to_kernel for vxlan and host-gw, where there is no device of the program)
-//! run        subnet file, then leases, tables and repairs until stopped
+//! run        netfilter rules, subnet file, then leases, tables and repairs until stopped
 //! ```
 //!
 //! Each step consumes the one before, so the order cannot be wrong: the subnet file appears when
@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use ipnet::IpNet;
 use tokio::time::Instant;
 use tracing::{error, info};
 use weft_forward::table::{Table, TableError};
@@ -42,7 +43,8 @@ use crate::desired::{View, Viewer};
 use crate::device::{self, DesiredDevice, DeviceError, DeviceGone};
 use crate::identity::{self, Identity, IdentityError};
 use crate::interface::{self, Families, Interface, InterfaceError, InterfaceOptions};
-use crate::lease::Attributes;
+use crate::lease::{Attributes, Leaf};
+use crate::netfilter::{self, Netfilter, NetfilterError, Overlay};
 use crate::saved::Saved;
 use crate::source::acquire::{AcquireError, Acquired as AcquiredLease, Origin};
 use crate::source::{Source, SourceOptions};
@@ -85,8 +87,8 @@ pub struct Options {
     pub subnet_file: PathBuf,
     /// `--iface` and its siblings.
     pub interface: InterfaceOptions,
-    /// `--ip-masq`, which is written into the subnet file.
-    pub ip_masq: bool,
+    /// `--ip-masq`, which is written into the subnet file as well, and its siblings.
+    pub netfilter: netfilter::Options,
     /// `--subnet-lease-renew-margin`.
     pub renew_margin: Duration,
     /// `--on-lease-loss`.
@@ -160,9 +162,12 @@ pub enum StartError {
     Table(#[from] TableError),
 }
 
-/// Why a running daemon cannot go on.
+/// Why a daemon that is set up cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// Masquerading is asked for and cannot be had.
+    #[error(transparent)]
+    Netfilter(#[from] NetfilterError),
     /// Somebody deleted the device.
     #[error("{0}. Somebody deleted it; start again")]
     DeviceGone(#[from] DeviceGone),
@@ -393,6 +398,23 @@ impl Acquired {
         });
         KernelRunning::new(self)
     }
+
+    /// Before the subnet file, so that no pod is there before the rules are.
+    async fn establish_rules(&self) -> Result<Netfilter, NetfilterError> {
+        let Begun { options, status, config, .. } = &self.begun;
+        let wanted = wanted_rules(config, &self.lease.leaf);
+        let past = subnet_file::previous_overlays(&options.subnet_file);
+        Netfilter::establish(options.netfilter.clone(), wanted, past, status.clone()).await
+    }
+}
+
+fn wanted_rules(config: &NetworkConfig, own: &Leaf) -> netfilter::Wanted {
+    let subnets = own.subnets();
+    let overlay = |subnet: IpNet| {
+        let network = config.networks().find(|network| network.contains(&subnet))?;
+        Some(Overlay { network, subnet })
+    };
+    netfilter::Wanted { overlays: subnets.filter_map(overlay).collect(), nftables: config.nftables }
 }
 
 fn with_cause(error: &dyn std::error::Error) -> String {

@@ -11,6 +11,7 @@
 //! - [`interface`]: the interface that carries the traffic between hosts.
 //! - [`device`]: addresses, routes and settings of the tunnel device.
 //! - [`kernel`]: kernel state that reaches peers without the engine.
+//! - [`netfilter`]: masquerading, forward rules and the blackhole route.
 //! - [`subnet_file`]: the file that container runtimes read.
 //! - [`desired`]: leases and config to a table (pure).
 //! - [`status`]: what is known, for people.
@@ -27,6 +28,7 @@ pub mod identity;
 pub mod interface;
 pub mod kernel;
 pub mod lease;
+pub mod netfilter;
 pub mod source;
 pub mod status;
 pub mod subnet_file;

@@ -69,6 +69,8 @@ pub struct Status {
     pub rejected: Vec<RejectedStatus>,
     /// How often leases were rejected since the start, by reason.
     pub rejections: BTreeMap<&'static str, u64>,
+    /// How often netfilter rules had to be put back.
+    pub rule_repairs: u64,
     /// Objects of others that are in the way and stay.
     pub foreign: Vec<String>,
     #[serde(skip)]
@@ -299,12 +301,14 @@ pub(crate) enum Concern {
     Routes,
     /// Single peers that cannot be reached; all others can.
     Peers,
+    /// Netfilter rules, ours or those of others that make ours useless.
+    Rules,
 }
 
 impl Concern {
     /// A node with this problem must not be given work.
     fn blocks(self) -> bool {
-        !matches!(self, Self::LeaseSource | Self::Renewal | Self::Peers)
+        !matches!(self, Self::LeaseSource | Self::Renewal | Self::Peers | Self::Rules)
     }
 }
 
@@ -405,6 +409,7 @@ impl Status {
                 &[Concern::Underlay, Concern::Routes, Concern::Peers],
                 missing(is_set_up),
             ),
+            check("rules", &[Concern::Rules], missing(self.phase == Phase::Running)),
             check("subnet file", &[Concern::SubnetFile], missing(self.phase == Phase::Running)),
             check("start", &[Concern::Start], None),
         ]
@@ -599,7 +604,10 @@ mod tests {
             let checks = handle.snapshot().checks();
             checks.into_iter().filter(|one| one.problem.is_some()).map(|one| one.name).collect()
         };
-        assert_eq!(failed(), ["datastore", "lease", "device", "routes", "subnet file", "start"]);
+        assert_eq!(
+            failed(),
+            ["datastore", "lease", "device", "routes", "rules", "subnet file", "start"]
+        );
         handle.change(|status| {
             status.phase = Phase::Running;
             status.clear(Concern::Start);
@@ -618,6 +626,7 @@ mod tests {
             (Concern::Underlay, "routes"),
             (Concern::Routes, "routes"),
             (Concern::Peers, "routes"),
+            (Concern::Rules, "rules"),
             (Concern::SubnetFile, "subnet file"),
             (Concern::Start, "start"),
         ] {

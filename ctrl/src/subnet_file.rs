@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::lease::Leaf;
+use crate::netfilter::Overlay;
 
 const MODE: u32 = 0o644;
 
@@ -146,6 +147,24 @@ pub fn previous(path: &Path) -> Option<Leaf> {
     subnets(&fs::read_to_string(path).ok()?)
 }
 
+/// Network and subnet of each family that an earlier process wrote. A file that cannot be read has
+/// none.
+#[must_use]
+pub fn previous_overlays(path: &Path) -> Vec<Overlay> {
+    let variables = dotenv::parse(&fs::read_to_string(path).unwrap_or_default());
+    let net = |name: &str| -> Option<IpNet> {
+        variables.get(name).and_then(|text| only(text)).map(|net: IpNet| net.trunc())
+    };
+    let overlay = |(network, subnet): (&str, &str)| {
+        let overlay = Overlay { network: net(network)?, subnet: net(subnet)? };
+        overlay.network.contains(&overlay.subnet).then_some(overlay)
+    };
+    [("FLANNEL_NETWORK", "FLANNEL_SUBNET"), ("FLANNEL_IPV6_NETWORK", "FLANNEL_IPV6_SUBNET")]
+        .into_iter()
+        .filter_map(overlay)
+        .collect()
+}
+
 /// The subnets that a subnet file's text names. Of each family there must be exactly one readable
 /// subnet.
 #[must_use]
@@ -209,6 +228,8 @@ mod tests {
         write(&path, &recorded()).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), RECORDED);
         assert_eq!(previous(&path), Some("10.244.1.0-24".parse().unwrap()));
+        let [overlay] = previous_overlays(&path)[..] else { panic!("one family") };
+        assert_eq!(overlay.to_string(), "10.244.1.0/24 of 10.244.0.0/16");
         assert_eq!(mode(&path), 0o644);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }

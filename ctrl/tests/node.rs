@@ -30,6 +30,7 @@ use weft_ctrl::controller::{
     begin,
 };
 use weft_ctrl::interface::InterfaceOptions;
+use weft_ctrl::netfilter;
 use weft_ctrl::source::SourceOptions;
 use weft_ctrl::source::etcd::EtcdOptions;
 use weft_ctrl::status::{Phase, Status, StatusHandle};
@@ -46,6 +47,15 @@ const FLANNEL: &str = r#"{"PublicIP":"10.168.0.3","PublicIPv6":null}"#;
 
 /// Bounds a wait against a hang. What nothing tells of is looked at every ten seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// As flanneld is mostly run.
+const NETFILTER: netfilter::Options = netfilter::Options {
+    masquerade: true,
+    fully_random: true,
+    forward: true,
+    resync: Duration::from_secs(5),
+    blackhole: false,
+};
 
 #[derive(Clone, Default)]
 struct Tables(Rc<RefCell<Vec<Arc<Table>>>>, Rc<RefCell<Vec<Vec<SocketAddr>>>>);
@@ -110,7 +120,7 @@ impl World {
             state_directory: self.path("state"),
             subnet_file: self.path("run/subnet.env"),
             interface: InterfaceOptions { iface: vec!["u1".into()], ..Default::default() },
-            ip_masq: true,
+            netfilter: NETFILTER,
             renew_margin: self.renew_margin,
             on_lease_loss: OnLeaseLoss::Hold,
         }

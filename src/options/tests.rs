@@ -31,7 +31,13 @@ fn the_least_that_is_needed() {
                 state_directory: "/var/lib/weft".into(),
                 subnet_file: "/run/flannel/subnet.env".into(),
                 interface: InterfaceOptions::default(),
-                ip_masq: false,
+                netfilter: netfilter::Options {
+                    masquerade: false,
+                    fully_random: true,
+                    forward: true,
+                    resync: Duration::from_secs(5),
+                    blackhole: false,
+                },
                 renew_margin: Duration::from_secs(3600),
                 on_lease_loss: OnLeaseLoss::Hold,
             },
@@ -145,11 +151,6 @@ fn what_has_no_function_is_refused_when_set() {
         ("--kube-annotation-prefix=x", "--kube-annotation-prefix: "),
         ("--net-config-path=/x", "--net-config-path: "),
         ("--set-node-network-unavailable=true", "--set-node-network-unavailable: "),
-        ("--ip-masq", "--ip-masq: masquerading is not built yet"),
-        ("--ip-masq-fully-random-disable", "--ip-masq-fully-random-disable: "),
-        ("--iptables-resync=5", "--iptables-resync: "),
-        ("--iptables-forward-rules=true", "--iptables-forward-rules: "),
-        ("--ip-blackhole-route", "--ip-blackhole-route: "),
         ("--vmodule=a=1", "--vmodule: "),
         ("--log_backtrace_at=a:1", "--log_backtrace_at: "),
         ("--insecure-store", "--insecure-store: "),
@@ -162,24 +163,45 @@ fn what_has_no_function_is_refused_when_set() {
 
 #[test]
 fn a_variable_is_refused_like_its_flag() {
-    let refusals = check_with(&["--lease-dir=/l"], &[("FLANNELD_IP_MASQ", "true")]).unwrap_err();
+    let refusals = check_with(&["--lease-dir=/l"], &[("FLANNELD_VMODULE", "a=1")]).unwrap_err();
     assert_eq!(refusals.len(), 1);
-    assert!(refusals[0].starts_with("--ip-masq: "));
+    assert!(refusals[0].starts_with("--vmodule: "));
 }
 
 #[test]
 fn asking_for_what_happens_anyway_is_accepted() {
     check(&[
         "--lease-dir=/l",
-        "--ip-masq=false",
         "--kube-subnet-mgr=false",
         "--kube-api-url=",
-        "--iptables-forward-rules=false",
-        "--ip-blackhole-route=false",
         "--set-node-network-unavailable=false",
         "--insecure-store=false",
     ])
     .unwrap();
+}
+
+#[test]
+fn netfilter_rules_are_as_the_flags_say() {
+    let options = check(&[
+        "--lease-dir=/l",
+        "--ip-masq",
+        "--ip-masq-fully-random-disable",
+        "--iptables-forward-rules=false",
+        "--iptables-resync=60",
+        "--ip-blackhole-route",
+    ]);
+    let expected = netfilter::Options {
+        masquerade: true,
+        fully_random: false,
+        forward: false,
+        resync: Duration::from_secs(60),
+        blackhole: true,
+    };
+    assert_eq!(options.unwrap().control.netfilter, expected);
+    for seconds in ["0", "-1"] {
+        let mistakes = check(&["--lease-dir=/l", "--iptables-resync", seconds]).unwrap_err();
+        assert!(mistakes[0].contains("at least 1 second"), "{mistakes:?}");
+    }
 }
 
 fn etcd(arguments: &[&str]) -> Result<EtcdOptions, Vec<String>> {
@@ -266,11 +288,12 @@ fn wrong_values_are_all_reported_at_once() {
         "--healthz-ip=here",
         "--healthz-port=80",
         "--subnet-file=/",
-        "--ip-masq",
+        "--iptables-resync=0",
+        "--vmodule=a=1",
     ])
     .unwrap_err();
     let names = [
-        "--ip-masq",
+        "--vmodule",
         "--subnet-lease-renew-margin",
         "--workers",
         "--iface-can-reach",
@@ -278,6 +301,7 @@ fn wrong_values_are_all_reported_at_once() {
         "--public-ipv6",
         "--healthz-ip",
         "--subnet-file",
+        "--iptables-resync",
     ];
     assert_eq!(mistakes.len(), names.len(), "{mistakes:?}");
     for (mistake, name) in mistakes.iter().zip(names) {

@@ -13,10 +13,6 @@ const KUBERNETES: &[&str] = &[
     "set-node-network-unavailable",
 ];
 
-const MASQUERADING: &[&str] = &["ip-masq", "ip-masq-fully-random-disable"];
-
-const RULES: &[&str] = &["iptables-resync", "iptables-forward-rules"];
-
 const LOGGING: &[&str] = &["vmodule", "log_backtrace_at"];
 
 /// Every flag that was set and has no function, a sentence each.
@@ -26,12 +22,6 @@ pub(super) fn refusals(flags: &Flags) -> Vec<Mistake> {
         KUBERNETES,
         "the Kubernetes source is not built yet: use etcd or --lease-dir and leave it out",
     );
-    refusals.group(
-        MASQUERADING,
-        "masquerading is not built yet: leave it out and install the rules yourself",
-    );
-    refusals.group(RULES, "netfilter rules are not built yet: leave it out");
-    refusals.group(&["ip-blackhole-route"], "the blackhole route is not built yet: leave it out");
     refusals.group(LOGGING, "logging by source file is not built: use --v");
     refusals.group(&["insecure-store"], "sealing is not built yet: leave it out");
     refusals.sentences

@@ -8,6 +8,7 @@
 //! | `Learning`, `DirectRouting` | device and routes follow |
 //! | `VNI`, `Port`, `GBP` of `vxlan`, `Type` | told; a restart applies it |
 //! | `Network`, `SubnetMin`, `SubnetMax`, as long as the own subnet is one of them | route, subnet file and table follow |
+//! | `EnableNFTables` | the rules of the other kind replace those in force |
 //! | `SourcePorts` | told; workers are as many as they were at the start |
 //! | anything that would give this node or its pods other addresses or another MTU | told; a restart applies it |
 //! | the address that datagrams are sent from is gone, and there is another | sockets are bound to that, and the lease tells it |
@@ -156,6 +157,7 @@ mod tests {
             r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","StrictSource":true}}"#,
             r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0"}"#,
             r#"{"Network":"10.4.0.0/15"}"#,
+            r#"{"Network":"10.5.0.0/16","EnableNFTables":true}"#,
         ] {
             assert!(matches!(verdict(document), Verdict::Applicable(_)), "{document}");
         }

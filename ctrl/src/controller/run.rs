@@ -18,10 +18,11 @@ use super::own::{Changed, Life, OwnLease, Tried};
 use super::release::Release;
 use super::save::Saver;
 use super::way::{EngineWay, Found, KernelWay, Learnt, Published, Way};
-use super::{Acquired, OnLeaseLoss, RunError, TableSink, Viewer, with_cause};
+use super::{Acquired, OnLeaseLoss, RunError, TableSink, Viewer, wanted_rules, with_cause};
 use crate::desired::Book;
 use crate::device::{DesiredDevice, Report};
 use crate::lease::Attributes;
+use crate::netfilter::{self, Netfilter, Wanted};
 use crate::saved::{Saved, wall_clock};
 use crate::source::acquire::Origin;
 use crate::source::{Health, Source, Update, Watch};
@@ -62,11 +63,11 @@ impl Running {
         Self { acquired, desired, report }
     }
 
-    /// Writes the subnet file, then follows the leases and keeps the device in order until `stop`
-    /// resolves. On the way out nothing is undone: lease and subnet file stay for the next start.
+    /// Establishes the netfilter rules, writes the subnet file, then follows the leases and keeps the
+    /// device in order until `stop` resolves. On the way out nothing is undone: lease and subnet file stay for the next start.
     ///
     /// # Errors
-    /// The device was deleted.
+    /// Masquerading cannot be set up, or the device was deleted.
     pub async fn run(
         self,
         sink: impl TableSink,
@@ -79,7 +80,7 @@ impl Running {
     /// The same, but ends also when a wish to give the lease back could be granted.
     ///
     /// # Errors
-    /// The device was deleted.
+    /// Masquerading cannot be set up, or the device was deleted.
     pub async fn run_releasable(
         self,
         sink: impl TableSink,
@@ -87,8 +88,9 @@ impl Running {
         releases: mpsc::Receiver<Release>,
     ) -> Result<(), RunError> {
         let Self { acquired, desired, report } = self;
+        let netfilter = acquired.establish_rules().await?;
         let way = EngineWay::new(sink, &acquired.first_table, desired, report);
-        live(Node::new(acquired, way), stop, releases).await
+        live(Node::new(acquired, way), netfilter, stop, releases).await
     }
 }
 
@@ -97,24 +99,26 @@ impl KernelRunning {
         Self { acquired }
     }
 
-    /// Writes the subnet file, then follows the leases and keeps the kernel's state as they say until
-    /// `stop` resolves, or until a wish to give the lease back could be granted. On the way out nothing
+    /// Establishes the netfilter rules, writes the subnet file, then follows the leases and keeps the
+    /// kernel's state as they say until `stop` resolves, or until a wish to give the lease back could be granted. On the way out nothing
     /// is undone: the kernel goes on carrying packets.
     ///
     /// # Errors
-    /// None at present: what fails is tried again.
+    /// Masquerading cannot be set up; whatever else fails is tried again.
     pub async fn run_releasable(
         self,
         stop: impl Future<Output = ()>,
         releases: mpsc::Receiver<Release>,
     ) -> Result<(), RunError> {
+        let netfilter = self.acquired.establish_rules().await?;
         let way = KernelWay::new(&self.acquired);
-        live(Node::new(self.acquired, way), stop, releases).await
+        live(Node::new(self.acquired, way), netfilter, stop, releases).await
     }
 }
 
 async fn live<W: Way>(
     mut node: Node<W>,
+    netfilter: Netfilter,
     stop: impl Future<Output = ()>,
     releases: mpsc::Receiver<Release>,
 ) -> Result<(), RunError> {
@@ -128,7 +132,19 @@ async fn live<W: Way>(
     if node.is_unconfirmed {
         node.publish();
     }
-    let mut inputs = Inputs { watch: node.source.watch(), reported, releases };
+    let rules = netfilter::keep(netfilter, node.rules.subscribe());
+    let inputs = Inputs { watch: node.source.watch(), reported, releases };
+    tokio::select! {
+        outcome = follow(node, inputs, stop) => outcome,
+        never = rules => match never {},
+    }
+}
+
+async fn follow<W: Way>(
+    mut node: Node<W>,
+    mut inputs: Inputs<W::Report>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), RunError> {
     let mut stop = pin!(stop);
     loop {
         match node.follow(&mut inputs, stop.as_mut()).await? {
@@ -168,6 +184,8 @@ struct Node<W> {
     is_unconfirmed: bool,
     book: Book,
     way: W,
+    /// What the netfilter rules are made from.
+    rules: watch::Sender<Wanted>,
     subnet_file: (std::path::PathBuf, Contents),
     subnet_file_written: bool,
     /// The source has told everything once.
@@ -184,8 +202,9 @@ impl<W: Way> Node<W> {
             v4: begun.config.network_v4().zip(lease.leaf.v4),
             v6: begun.config.network_v6().zip(lease.leaf.v6),
             mtu: begun.mtu,
-            ip_masq: begun.options.ip_masq,
+            ip_masq: begun.options.netfilter.masquerade,
         };
+        let rules = watch::Sender::new(wanted_rules(&begun.config, &lease.leaf));
         let life = Life { lifetime: begun.source.lifetime(), margin: begun.options.renew_margin };
         let is_unconfirmed = lease.origin == Origin::Unconfirmed;
         let mut book = Book::default();
@@ -212,6 +231,7 @@ impl<W: Way> Node<W> {
             is_unconfirmed,
             book,
             way,
+            rules,
             subnet_file: (begun.options.subnet_file, contents),
             subnet_file_written: false,
             listed: false,

@@ -54,7 +54,9 @@ pub async fn keep(desired: &DesiredDevice, reports: &watch::Sender<Report>) -> D
             PassError::Gone => return DeviceGone { name: desired.name.clone() },
             PassError::Read(error) => {
                 let failure = format!("{}: {}", desired.name, chain(&error));
-                keeper.publish(Report { failures: vec![failure], ..reports.borrow().clone() });
+                // Borrowed no longer than for the copy: publishing waits for every reader.
+                let before = reports.borrow().clone();
+                keeper.publish(Report { failures: vec![failure], ..before });
             }
         }
         sleep(SOCKET_PAUSE).await;

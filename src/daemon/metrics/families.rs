@@ -73,6 +73,11 @@ fn daemon(scrape: &Scrape) -> Vec<Family> {
         gauge("rejected_leases", "Leases that are not believed.", control.rejected.len() as u64),
         gauge("skipped_leases", "Leases of other backends.", control.skipped.len() as u64),
         gauge("table_epoch", "Number of the last table; it grows.", control.epoch),
+        counter(
+            "rule_repairs",
+            "Times that netfilter rules had to be put back.",
+            control.rule_repairs,
+        ),
         counter("worker_stalls", "Turns of workers that took too long.", scrape.stalls),
         flag("worker_stalled", "Whether a turn takes too long now.", scrape.stalled),
     ];

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::super::change::{Ground, Verdict, judge, moved};
 use super::super::underlay::{self, Facts};
 use super::super::way::{Found, Way};
-use super::super::with_cause;
+use super::super::{wanted_rules, with_cause};
 use super::{Changed, Node, PERIOD};
 use crate::config::NetworkConfig;
 use crate::device;
@@ -201,6 +201,7 @@ impl<W: Way> Node<W> {
             status.set_interface(interface);
         });
         let own = self.viewer.own;
+        self.rules.send_replace(wanted_rules(config, &own));
         let contents = &mut self.subnet_file.1;
         let before = (contents.v4, contents.v6);
         contents.v4 = config.network_v4().zip(own.v4);

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::super::own::{Changed, Life, OwnLease, State, Tried};
 use super::super::release::{RELEASE_PATIENCE, Release, remove_own};
 use super::super::way::Way;
-use super::super::{OnLeaseLoss, with_cause};
+use super::super::{OnLeaseLoss, wanted_rules, with_cause};
 use super::{Node, PERIOD};
 use crate::lease::Attributes;
 use crate::source::acquire::{Acquired as AcquiredLease, Origin, Request, acquire};
@@ -121,6 +121,7 @@ impl<W: Way> Node<W> {
         let contents = &mut self.subnet_file.1;
         contents.v4 = config.network_v4().zip(leaf.v4);
         contents.v6 = config.network_v6().zip(leaf.v6);
+        self.rules.send_replace(wanted_rules(config, &leaf));
         self.status.change(|status| status.set_lease(&leaf, self.viewer.identity));
         let record = lease.record.clone();
         self.own = own_lease(lease, &self.attributes, self.life, began.into_std());

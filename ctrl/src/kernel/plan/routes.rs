@@ -9,6 +9,7 @@ use crate::device::{ForeignRoute, ROUTE_PROTOCOL};
 use crate::kernel::action::{Action, Key};
 use crate::kernel::actual::{FoundRoute, StaleRoute, metric_of};
 use crate::kernel::object::{MAIN_TABLE, Route, RouteKind, Rule};
+use crate::netfilter::blackhole;
 
 /// `RTPROT_KERNEL`: a route that belongs to an address.
 const PROTOCOL_KERNEL: u8 = 2;
@@ -173,13 +174,16 @@ impl Planner<'_> {
         let device = found.device().unwrap_or_default();
         let is_on_ours = self.usable.contains(device)
             || self.actual.devices.get(device).is_some_and(|one| is_ours(one, self.desired));
-        // The whole network leads into the engine's device, which is looked after elsewhere.
+        // The whole network leads into the engine's device, which is looked after elsewhere, as is
+        // the route that drops what is for no pod.
         let is_engines = self.desired.networks.contains(&destination)
             && found.device().is_some()
             && found.gateway().is_none()
             && !is_on_ours;
+        let is_own_blackhole =
+            found.kind == Some(RouteKind::Blackhole) && found.metric == blackhole::METRIC;
         match found.protocol {
-            ROUTE_PROTOCOL if is_engines => Owner::SomebodyElse,
+            ROUTE_PROTOCOL if is_engines || is_own_blackhole => Owner::SomebodyElse,
             ROUTE_PROTOCOL if is_inside || is_on_ours => Owner::Us,
             PROTOCOL_KERNEL => Owner::SomebodyElse,
             _ if !is_inside => Owner::SomebodyElse,
