@@ -284,6 +284,7 @@ fn start_worker(number: usize, other: i32, engine: EngineWish) -> Worker {
         engine,
         without: Without::default(),
         habits: Habits::default(),
+        sealing: None,
     };
     spawn(options).unwrap()
 }

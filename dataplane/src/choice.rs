@@ -3,7 +3,7 @@
 //! What `uring` takes is found out by setting it up, step by step; the first thing that is missing
 //! is the reason for `epoll`.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use weft_sys::{
     gather::Gather,
@@ -13,9 +13,9 @@ use weft_sys::{
 use crate::{
     engine::{Core, Engine, Io},
     epoll::Epoll,
-    framer::{Framer, Plain},
+    framer::{Framer, Plain, Sealed},
     inbound::Inbound,
-    memory::{self, GATHERS, TRAINS},
+    memory::{self, GATHERS, TRAIN_ARENA, TRAIN_ARENA_SEALED, TRAINS},
     outbound::Outbound,
     peers::Peers,
     progress::Progress,
@@ -60,6 +60,21 @@ impl<F: Framer, I: Io> Turns for Engine<F, I> {
 
 /// Makes the engine that is wished for, on the thread that will run it.
 pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Made), StartError> {
+    match options.sealing.clone() {
+        None => choose_for(options, parts, || Plain, TRAIN_ARENA),
+        Some(sealing) => {
+            let framer = || Sealed::new(Arc::clone(&sealing));
+            choose_for(options, parts, framer, TRAIN_ARENA_SEALED)
+        }
+    }
+}
+
+fn choose_for<F: Framer + 'static>(
+    options: WorkerOptions,
+    parts: Parts,
+    framer: impl Fn() -> F,
+    train_arena: usize,
+) -> Result<(Choice, Made), StartError> {
     let WorkerOptions {
         number: _,
         tun,
@@ -72,6 +87,7 @@ pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Ma
         engine: wish,
         without,
         habits,
+        sealing: _,
     } = options;
     let offloads = tun.offloads();
     sockets.extend(senders);
@@ -93,14 +109,14 @@ pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Ma
             icmp_limits: IcmpLimits::new(),
             locals,
         };
-        let outbound = Outbound::new(Plain, gathers, segments_max, sockets);
-        let inbound = Inbound::new(Plain, offloads, joined_max, parts.sum);
+        let outbound = Outbound::new(framer(), gathers, segments_max, sockets);
+        let inbound = Inbound::new(framer(), offloads, joined_max, parts.sum);
         Core::new(outbound, inbound, shared, parts.talk, habits)
     };
     let (files, reason) = match wish {
         EngineWish::Epoll => (files, ASKED_FOR.to_owned()),
         EngineWish::Uring | EngineWish::Auto => {
-            let (pools, gathers) = memory::lay_out().map_err(StartError::Memory)?;
+            let (pools, gathers) = memory::lay_out(train_arena).map_err(StartError::Memory)?;
             match Ring::new(files, pools, GATHERS, without) {
                 Ok(ring) => {
                     let asked_for = wish == EngineWish::Uring;
@@ -114,11 +130,15 @@ pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Ma
             }
         }
     };
-    let (pools, gathers) = memory::lay_out().map_err(StartError::Memory)?;
+    let (pools, gathers) = memory::lay_out(train_arena).map_err(StartError::Memory)?;
     let epoll = Epoll::new(files, pools).map_err(StartError::Poller)?;
     Ok(made(core(gathers), epoll, reason))
 }
 
-fn made<I: Io + 'static>(core: Core<Plain>, io: I, reason: String) -> (Choice, Made) {
+fn made<F: Framer + 'static, I: Io + 'static>(
+    core: Core<F>,
+    io: I,
+    reason: String,
+) -> (Choice, Made) {
     (Choice { engine: I::NAME, reason }, Box::new(Engine::new(core, io)))
 }

@@ -23,8 +23,9 @@ use weft_sys::{
 };
 
 use crate::{
-    framer::{COPY_MAX, Framer},
+    framer::{COPY_MAX, Framer, Origin},
     memory::UDP_FRAMES,
+    sealing::PeerName,
     shared::Shared,
     writes::Writes,
 };
@@ -92,6 +93,7 @@ impl<F: Framer> Inbound<F> {
         if self.waiting.is_empty() {
             return;
         }
+        self.framer.begin_turn();
         let table = std::sync::Arc::clone(&shared.table);
         let mut done = 0;
         while done < self.waiting.len() && self.datagram(done, &table, shared) {
@@ -111,10 +113,16 @@ impl<F: Framer> Inbound<F> {
         if shared.writes.free() < WRITES_A_PACKET {
             return false;
         }
+        let datagram = &mut self.waiting[index];
+        let length = datagram.payload.len();
+        let size = datagram.control.segment_size.map_or(length, usize::from);
+        let size = size.clamp(1, length.max(1));
+        let mut without_packet = 0;
+        if self.cursor == 0 && !datagram.truncated {
+            without_packet = self.framer.open(datagram, size);
+        }
         let datagram = &self.waiting[index];
         let bytes = datagram.payload.bytes();
-        let size = datagram.control.segment_size.map_or(bytes.len(), usize::from);
-        let size = size.clamp(1, bytes.len().max(1));
         let outer = datagram.sender.map(|sender| sender.ip());
         let sender = outer.map_or(Sender::Unknown, |outer| table.peer_from(outer));
         if self.cursor == 0 {
@@ -122,11 +130,11 @@ impl<F: Framer> Inbound<F> {
             let segments = bytes.len().div_ceil(size).max(1);
             counters.inbound.trains_in.add(1);
             counters.inbound.train_segments.record(segments as u64);
-            counters.inbound.segments_in.add(segments as u64);
+            counters.inbound.segments_in.add(segments.saturating_sub(without_packet) as u64);
             counters.inbound.bytes_in.add(bytes.len() as u64);
             let refusal = match sender {
                 _ if datagram.truncated => Some(DropReason::Truncated),
-                Sender::Unknown => Some(DropReason::UnknownSender),
+                Sender::Unknown if !F::PROVES_SENDERS => Some(DropReason::UnknownSender),
                 _ if bytes.is_empty() => Some(DropReason::TooShort),
                 _ => None,
             };
@@ -135,14 +143,14 @@ impl<F: Framer> Inbound<F> {
                 return true;
             }
         }
-        let length = bytes.len();
         while self.cursor < length {
             if shared.writes.free() < WRITES_A_PACKET {
                 return false;
             }
             let end = length.min(self.cursor + size);
             let place = Place { datagram: index as u16, offset: self.cursor as u32 };
-            let passed = self.packet(place, end, (table, &sender), shared);
+            let number = place.offset as usize / size;
+            let passed = self.packet(place, (number, end), (table, &sender), shared);
             if let Err(reason) = passed {
                 shared.drop_inbound(reason, 1);
             }
@@ -152,24 +160,29 @@ impl<F: Framer> Inbound<F> {
         true
     }
 
-    /// One datagram's worth of bytes, from `place` to `end`.
+    /// One datagram's worth of bytes, from `place` to `end`: number `number` of its train.
     #[inline]
     fn packet(
         &mut self,
         place: Place,
-        end: usize,
+        (number, end): (usize, usize),
         (table, sender): (&Table, &Sender<'_>),
         shared: &mut Shared,
     ) -> Result<(), DropReason> {
         let payload = &self.waiting[usize::from(place.datagram)].payload;
         let bytes = &payload.bytes()[place.offset as usize..end];
-        let slot = match sender {
-            Sender::Peer(peer) => Some(peer.slot),
-            _ => None,
+        let Some(unframed) = self.framer.unframe(number, bytes)? else { return Ok(()) };
+        let proved;
+        let sender = match unframed.origin {
+            Origin::Outer => sender,
+            Origin::Peer(PeerName { slot, generation }) => {
+                let peer = table.peer_in(slot, generation).ok_or(DropReason::UnknownSender)?;
+                proved = Sender::Peer(peer);
+                &proved
+            }
         };
-        let range = self.framer.unframe(slot, bytes)?;
-        let place = place.at(range.start);
-        let packet = &bytes[range];
+        let place = place.at(unframed.range.start);
+        let packet = &bytes[unframed.range];
         let layout = packet::parse(packet)?;
         if !packet::header_checksum_ok(packet, &layout) {
             return Err(DropReason::BadHeaderChecksum);

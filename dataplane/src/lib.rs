@@ -18,6 +18,7 @@ mod outbound;
 mod peers;
 mod precedence;
 pub mod progress;
+pub mod sealing;
 mod shared;
 mod spin;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use weft_sys::{
     frame::PoolShape,
-    gather::Gather,
+    gather::{ARENA, Gather},
     region::{PAGE, Region},
     ring::{Datagram, Pools},
 };
@@ -25,6 +25,12 @@ pub(crate) const TRAINS: u16 = 64;
 /// Packets that can be on their way into the device at once. Datagrams that cannot be joined
 /// take one each.
 pub(crate) const WRITES: u16 = 192;
+
+/// Bytes of a train's arena where payloads stay in their frames.
+pub(crate) const TRAIN_ARENA: usize = ARENA;
+
+/// Bytes of a train's arena where all of it is written there.
+pub(crate) const TRAIN_ARENA_SEALED: usize = 64 * 1024;
 
 /// All gathers; trains have the numbers below [`TRAINS`].
 pub(crate) const GATHERS: u16 = TRAINS + WRITES;
@@ -69,7 +75,8 @@ const _: () = assert!(UDP_SHAPE.capacity <= UDP_SHAPE.stride);
 /// the worst case.
 pub const MEMORY: usize = TUN_SHAPE.footprint()
     + UDP_SHAPE.footprint()
-    + GATHERS as usize * (Gather::FOOTPRINT + 64)
+    + TRAINS as usize * (TRAIN_ARENA_SEALED + 64)
+    + WRITES as usize * (ARENA + 64)
     + PAGE;
 
 // flanneld takes 33 MiB in all.
@@ -79,13 +86,16 @@ const _: () = assert!(MEMORY < 24 << 20, "a worker's buffers stay small");
 const TUN_GROUP: u16 = 0;
 const UDP_GROUP: u16 = 1;
 
-/// Cuts the pools and gathers of one worker out of one region.
-pub(crate) fn lay_out() -> std::io::Result<(Pools, Vec<Gather>)> {
+/// Cuts the pools and gathers of one worker out of one region. A train gets an arena of `train_arena`
+/// bytes.
+pub(crate) fn lay_out(train_arena: usize) -> std::io::Result<(Pools, Vec<Gather>)> {
     let region = Region::map(MEMORY)?;
     let pools = Pools {
         tun: weft_sys::frame::FramePool::new(&region, TUN_SHAPE, TUN_GROUP),
         udp: weft_sys::frame::FramePool::new(&region, UDP_SHAPE, UDP_GROUP),
     };
-    let gathers = (0..GATHERS).map(|number| Gather::new(&region, number)).collect();
+    let arena = |number| if number < TRAINS { train_arena } else { ARENA };
+    let gather = |number| Gather::with_arena(&region, number, arena(number));
+    let gathers = (0..GATHERS).map(gather).collect();
     Ok((pools, gathers))
 }

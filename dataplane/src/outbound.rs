@@ -32,8 +32,9 @@ use self::{
     train::{Load, Trains},
 };
 use crate::{
-    framer::{COPY_MAX, Framer, Segment},
+    framer::{ADMITTED_MAX, Framer, Segment},
     memory::TUN_FRAMES,
+    sealing::PeerName,
     shared::Shared,
 };
 
@@ -114,6 +115,7 @@ impl<F: Framer> Outbound<F> {
     /// Returns how many frames were handled.
     pub(crate) fn run(&mut self, shared: &mut Shared) -> usize {
         self.refused = None;
+        self.framer.begin_turn();
         // What is still in the kernel may come back, and nothing may pass it.
         if self.is_blocked() || self.trains.are_away() {
             return 0;
@@ -192,8 +194,9 @@ impl<F: Framer> Outbound<F> {
             let left = packet.plan.count() - packet.next;
             return drop_counted(shared, DropReason::SendUnreachable, left);
         }
-        let step = if packet.plan.segment_len() <= state.path_mtu(shared.now_ms) {
-            self.load(&mut packet, shared)
+        let mtu = state.path_mtu(shared.now_ms);
+        let step = if packet.plan.segment_len() <= mtu {
+            self.load(&mut packet, mtu, shared)
         } else {
             self.oversize(&mut packet, shared)
         };
@@ -204,9 +207,17 @@ impl<F: Framer> Outbound<F> {
     }
 
     /// The fast tier: every segment fits the path.
-    fn load(&mut self, packet: &mut Unfinished, shared: &mut Shared) -> Step {
-        let header = packet.plan.header_len();
+    fn load(&mut self, packet: &mut Unfinished, mtu: usize, shared: &mut Shared) -> Step {
+        let peer = PeerName { slot: packet.slot, generation: packet.generation };
+        let mut admitted = 0;
         while packet.next < packet.plan.count() {
+            if admitted == 0 {
+                let left = packet.plan.count() - packet.next;
+                if let Err(reason) = self.admit(peer, left, shared) {
+                    return self.refuse_packet(packet, peer, reason, shared);
+                }
+                admitted = left.min(ADMITTED_MAX);
+            }
             let segment = Segment {
                 frame: &packet.frame,
                 offset: virtio::LENGTH,
@@ -214,20 +225,49 @@ impl<F: Framer> Outbound<F> {
                 index: packet.next,
                 sum: shared.sum,
             };
-            let load = Load {
-                slot: packet.slot,
-                length: segment.len() + self.framer.overhead(),
-                header,
-                copy: COPY_MAX,
-                counted: true,
-                urgent: false,
-            };
+            let room = self.framer.room(&segment, mtu);
+            let load = Load { slot: packet.slot, room, counted: true, urgent: false };
             let Some(train) = self.trains.board(&load, shared) else { return Step::NoTrain };
-            self.framer.frame(packet.slot, &segment, train);
+            self.framer.frame(&segment, mtu, train);
             self.trains.boarded(&load, shared);
             packet.next += 1;
+            admitted -= 1;
         }
         Step::Done
+    }
+
+    /// Lets packets for a peer be framed, which may have moved.
+    fn admit(
+        &mut self,
+        peer: PeerName,
+        count: usize,
+        shared: &mut Shared,
+    ) -> Result<(), DropReason> {
+        let to = self.framer.admit(peer, count)?;
+        if let Some(to) = to
+            && let Some(state) = shared.peers.state(peer.slot)
+        {
+            state.move_to(to);
+        }
+        Ok(())
+    }
+
+    /// A packet for a peer that nothing can be framed for: one that is whole is kept where possible.
+    fn refuse_packet(
+        &mut self,
+        packet: &Unfinished,
+        peer: PeerName,
+        reason: DropReason,
+        shared: &Shared,
+    ) -> Step {
+        let left = packet.plan.count() - packet.next;
+        let is_whole = packet.plan.count() == 1;
+        if is_whole && self.framer.keep(peer, &packet.frame.bytes()[virtio::LENGTH..]) {
+            shared.counters.outbound.segments_out.add(1);
+            return Step::Done;
+        }
+        self.framer.want(peer);
+        drop_counted(shared, reason, left)
     }
 
     /// Counts what is still waiting as dropped: the worker stops.

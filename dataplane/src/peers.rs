@@ -62,6 +62,17 @@ impl PeerState {
         }
     }
 
+    /// The peer is reached at `outer` now.
+    #[inline]
+    pub(crate) fn move_to(&mut self, outer: SocketAddr) {
+        if self.outer != outer {
+            self.outer = outer;
+            self.name = SockAddr::from(outer);
+            // What goes there is not cut to the old path, and what is open is not mixed with it.
+            self.open = None;
+        }
+    }
+
     /// Inner bytes that one datagram to this peer can carry.
     #[inline]
     pub(crate) fn path_mtu(&mut self, now_ms: u64) -> usize {

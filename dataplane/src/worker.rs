@@ -28,6 +28,7 @@ use crate::{
     memory::MEMORY,
     peers::Peers,
     progress::{Marks, Watch},
+    sealing::{Cipher, Sealing},
 };
 
 /// Commands that can wait for a worker. Tables are merged before they are published, so few do.
@@ -63,6 +64,8 @@ pub struct WorkerOptions {
     pub without: Without,
     /// How it shares the processor.
     pub habits: Habits,
+    /// What its traffic is sealed with, if it is.
+    pub sealing: Option<Arc<Sealing<Cipher>>>,
 }
 
 /// How a worker shares the processor with others. All is on by default.

@@ -133,6 +133,7 @@ impl Recipe {
                 engine: self.engine,
                 without: self.without,
                 habits: self.habits,
+                sealing: None,
             });
         }
         Ok(options)

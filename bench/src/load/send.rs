@@ -95,7 +95,7 @@ impl Sender {
         ensure!(arguments.train <= most, "This kernel takes trains of at most {most} datagrams");
         let target = |address| SockAddr::from(SocketAddr::new(address, arguments.port));
         let targets: Vec<SockAddr> = arguments.to.iter().copied().map(target).collect();
-        let region = Region::map(SEND_BATCH * (Gather::FOOTPRINT + 64)).context("Out of memory")?;
+        let region = Region::map(SEND_BATCH * (ARENA + 64)).context("Out of memory")?;
         let gathers = (0..SEND_BATCH as u16).map(|number| Gather::new(&region, number)).collect();
         let numbers = vec![0; sockets.len() * targets.len()];
         Ok(Sender { sockets, targets, numbers, messages: 0, gathers, sent: Sent::default() })

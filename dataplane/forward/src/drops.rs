@@ -65,6 +65,7 @@ drop_reasons! {
     PeerGone, "peer_gone", Outbound, "The peer left while the packet was waiting to be sent.";
     SendUnreachable, "send_unreachable", Outbound, "The host's own routing has no way to the peer.";
     SendFailed, "send_failed", Outbound, "The kernel refused to send the packet.";
+    NoSession, "no_session", Outbound, "No session with the peer has been agreed on, so the packet cannot be sealed.";
     Truncated, "truncated", Inbound, "The datagram was longer than the buffer it was received in.";
     UnknownSender, "unknown_sender", Inbound, "The datagram does not come from a peer.";
     BadHeaderChecksum, "bad_header_checksum", Inbound, "The checksum of the IPv4 header is wrong.";
@@ -72,6 +73,13 @@ drop_reasons! {
     SourceForbidden, "source_forbidden", Inbound, "The source is ours, loopback, multicast or no host's address.";
     SourceSpoofed, "source_spoofed", Inbound, "The source is in the overlay network, but not in the sender's subnet.";
     SourceOutsideNetwork, "source_outside_network", Inbound, "The source is outside the overlay network, which StrictSource forbids.";
+    NotSealed, "not_sealed", Inbound, "The datagram is not sealed, which this node demands.";
+    BadMessage, "bad_message", Inbound, "The datagram is no message of the sealing protocol.";
+    NoSessionHere, "no_session_here", Inbound, "The datagram names a session that this node does not have.";
+    SessionExpired, "session_expired", Inbound, "The datagram's session is too old, or has carried too many messages.";
+    BadSeal, "bad_seal", Inbound, "The datagram is not authentic.";
+    Replayed, "replayed", Inbound, "The datagram was received before, or is too old to tell.";
+    HandshakesBusy, "handshakes_busy", Inbound, "More handshakes arrive than can be looked at.";
     TunWriteFailed, "tun_write_failed", Inbound, "The device refused the packet.";
     Stopped, "stopped", Both, "The packet was still in a buffer when the worker stopped.";
 }

@@ -235,6 +235,13 @@ impl Table {
         }
     }
 
+    /// The peer that has `slot`, if it is the one of `generation`.
+    #[inline]
+    #[must_use]
+    pub fn peer_in(&self, slot: u16, generation: u32) -> Option<&Peer> {
+        self.peer_at(slot).filter(|peer| (peer.slot, peer.generation) == (slot, generation))
+    }
+
     fn peer_at(&self, slot: u16) -> Option<&Peer> {
         self.input.peers.get(usize::from(*self.positions.get(usize::from(slot))?))
     }

@@ -249,6 +249,18 @@ impl<A: Aead> Session<A> {
         Ok(Authentic { counter, range: DATA_HEADER_LENGTH..DATA_HEADER_LENGTH + length })
     }
 
+    /// Opens, in place, a message that this session has sealed and that did not leave: the range of its
+    /// padded packet. `None` if another session sealed it.
+    pub fn reopen(&self, datagram: &mut [u8]) -> Option<Range<usize>> {
+        let Ok(Message::Data { receiver, counter }) = Message::parse(datagram) else { return None };
+        if receiver != self.remote {
+            return None;
+        }
+        let sealed = datagram.get_mut(DATA_HEADER_LENGTH..)?;
+        let length = self.sending.open(counter, &[], sealed).ok()?;
+        Some(DATA_HEADER_LENGTH..DATA_HEADER_LENGTH + length)
+    }
+
     /// Tells of each message of a train, in order, whether it is admitted for the first time: `each` gets
     /// the range of its padded packet in the datagram, which [`inner_packet`] cuts, or why not. All
     /// under one lock, so `each` should only take notes.

@@ -9,7 +9,9 @@ use weft_forward::{
 };
 
 use super::{Outbound, Step, Unfinished, drop_counted, train::Load};
-use crate::{framer::Framer, memory::TRAINS, peers::advertised_mtu, shared::Shared};
+use crate::{
+    framer::Framer, memory::TRAINS, peers::advertised_mtu, sealing::PeerName, shared::Shared,
+};
 
 /// Memory to put packets together in.
 #[derive(Debug)]
@@ -130,14 +132,21 @@ impl<F: Framer> Outbound<F> {
         counted: bool,
         shared: &mut Shared,
     ) -> Step {
-        let length = packet.len() + self.framer.overhead();
-        let load =
-            Load { slot: offender.slot, length, header: length, copy: 0, counted, urgent: true };
-        if length > weft_sys::gather::ARENA {
+        let Some(state) = shared.peers.state(offender.slot) else {
+            return drop_counted(shared, DropReason::PeerGone, usize::from(counted));
+        };
+        let peer = PeerName { slot: offender.slot, generation: state.generation };
+        let mtu = state.path_mtu(shared.now_ms);
+        let room = self.framer.room_copy(packet.len(), mtu);
+        let load = Load { slot: offender.slot, room, counted, urgent: true };
+        if room.written > weft_sys::gather::ARENA {
             return drop_counted(shared, DropReason::SendFailed, usize::from(counted));
         }
+        if let Err(reason) = self.admit(peer, 1, shared) {
+            return drop_counted(shared, reason, usize::from(counted));
+        }
         let Some(train) = self.trains.board(&load, shared) else { return Step::NoTrain };
-        self.framer.frame_copy(offender.slot, packet, train);
+        self.framer.frame_copy(packet, mtu, train);
         self.trains.boarded(&load, shared);
         Step::Done
     }

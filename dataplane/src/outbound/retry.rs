@@ -4,7 +4,7 @@ use weft_forward::{drops::DropReason, packet};
 use weft_sys::{gather::Gather, ring::Errno, udp};
 
 use super::{Outbound, Step, oversize::Offender};
-use crate::{framer::Framer, shared::Shared, worker::Event};
+use crate::{framer::Framer, sealing::PeerName, shared::Shared, worker::Event};
 
 impl<F: Framer> Outbound<F> {
     /// Learns what became of a train. Returns the number of the socket if it is full now and
@@ -145,8 +145,14 @@ impl<F: Framer> Outbound<F> {
             let start = meta.redone * meta.length;
             let end = gather.len().min(start + meta.length);
             gather.copy_out(start..end, &mut packet);
-            let packet = &packet[..end - start];
             let counted = meta.counted >> meta.redone & 1 == 1;
+            let peer = PeerName { slot: meta.slot, generation: meta.generation };
+            let Some(inner) = self.framer.recover(peer, &mut packet[..end - start]) else {
+                shared.drop_outbound(DropReason::NoSession, usize::from(counted));
+                self.trains.meta(number).redone += 1;
+                continue;
+            };
+            let packet = &packet[inner];
             let layout = packet::parse(packet).expect("what boarded a train was parsed");
             let offender = Offender { packet, layout: &layout, slot: meta.slot, counted };
             step = self.send_one(&offender, shared);

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 
 use weft_sys::gather::{Gather, SEGMENTS_MAX};
 
-use crate::{memory::TRAINS, peers::Peers, shared::Shared};
+use crate::{framer::Room, memory::TRAINS, peers::Peers, shared::Shared};
 
 /// Bytes of one train at most. The kernel wants payload and headers of the whole train below
 /// 65,536 (`gso_max_size`), else it cuts in software before the device.
-const BYTES_MAX: usize = 65_400;
+pub(crate) const BYTES_MAX: usize = 65_400;
 
 /// Trains that packets from the device leave free: what comes back may have to be taken apart into
 /// more trains than it was, while everything else waits behind it.
@@ -19,12 +19,8 @@ const RESERVE: usize = 8;
 pub(super) struct Load {
     /// The peer.
     pub slot: u16,
-    /// Bytes of the datagram's payload.
-    pub length: usize,
-    /// Bytes of it that are written as a header.
-    pub header: usize,
-    /// Bytes of the rest that may be copied.
-    pub copy: usize,
+    /// What it takes of the train.
+    pub room: Room,
     /// Whether it stands for an inner segment. Of the fragments of one packet only the first
     /// does.
     pub counted: bool,
@@ -139,9 +135,9 @@ impl Trains {
         if let Some(number) = state.open {
             let meta = &self.meta[usize::from(number)];
             let train = self.gathers[usize::from(number)].as_ref().expect("an open train is here");
-            let fits = load.length <= meta.length
-                && train.len() + load.length <= BYTES_MAX
-                && train.has_room(load.header, load.copy);
+            let fits = load.room.length <= meta.length
+                && train.len() + load.room.length <= BYTES_MAX
+                && train.has_room(load.room.written, load.room.copy);
             if fits {
                 return self.gathers[usize::from(number)].as_mut();
             }
@@ -158,7 +154,7 @@ impl Trains {
             slot: load.slot,
             generation: state.generation,
             socket,
-            length: load.length,
+            length: load.room.length,
             sequence: self.sequence,
             ..Meta::default()
         };
@@ -177,7 +173,7 @@ impl Trains {
         meta.counted |= u128::from(load.counted) << meta.datagrams;
         meta.datagrams += 1;
         let limit = if state.segmentation.is_on(shared.now_ms) { self.segments_max } else { 1 };
-        if load.length < meta.length || meta.datagrams >= limit {
+        if load.room.length < meta.length || meta.datagrams >= limit {
             state.open = None;
         }
     }

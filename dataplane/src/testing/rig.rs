@@ -20,9 +20,9 @@ use weft_sys::{
 };
 
 use crate::{
-    framer::Plain,
+    framer::{Framer, Plain},
     inbound::{self, Inbound},
-    memory::{self, TRAINS},
+    memory::{self, TRAIN_ARENA_SEALED, TRAINS},
     outbound::{Departure, Outbound},
     peers::Peers,
     progress::Progress,
@@ -104,9 +104,9 @@ fn bytes_of(gather: &Gather) -> Vec<u8> {
 }
 
 /// Outbound and inbound machine with what they share.
-pub(crate) struct Rig {
-    pub outbound: Outbound<Plain>,
-    pub inbound: Inbound<Plain>,
+pub(crate) struct Rig<F = Plain> {
+    pub outbound: Outbound<F>,
+    pub inbound: Inbound<F>,
     pub shared: Shared,
     pub events: Receiver<Event>,
     pools: Pools,
@@ -124,7 +124,18 @@ impl Rig {
 
     /// On a kernel that takes so many segments in one packet.
     pub(crate) fn joining(joined_max: u16, segments_max: u16, offloads: Offloads) -> Rig {
-        let (pools, mut gathers) = memory::lay_out().unwrap();
+        Rig::framing(|| Plain, (joined_max, segments_max), offloads)
+    }
+}
+
+impl<F: Framer> Rig<F> {
+    /// With datagrams of another format, on a kernel that joins and cuts so many.
+    pub(crate) fn framing(
+        framer: impl Fn() -> F,
+        (joined_max, segments_max): (u16, u16),
+        offloads: Offloads,
+    ) -> Rig<F> {
+        let (pools, mut gathers) = memory::lay_out(TRAIN_ARENA_SEALED).unwrap();
         let for_writes = gathers.split_off(usize::from(TRAINS));
         let (event_queue, events) = bounded(8);
         let table = Arc::new(Table::new(table_input()).unwrap());
@@ -142,8 +153,8 @@ impl Rig {
             progress: Progress::new(Arc::default()),
             icmp_limits: crate::shared::IcmpLimits::new(),
         };
-        let outbound = Outbound::new(Plain, gathers, segments_max, 2);
-        let inbound = Inbound::new(Plain, offloads, joined_max, checksum::portable);
+        let outbound = Outbound::new(framer(), gathers, segments_max, 2);
+        let inbound = Inbound::new(framer(), offloads, joined_max, checksum::portable);
         Rig { outbound, inbound, shared, events, pools, seen: Vec::new() }
     }
 

@@ -121,6 +121,7 @@ fn try_start(
         engine,
         without,
         habits: Habits::default(),
+        sealing: None,
     };
     spawn(options)
 }

@@ -39,6 +39,7 @@ pub(crate) struct Inner {
     count: usize,
     length: usize,
     arena: Span,
+    arena_bytes: usize,
     used: usize,
     frames: ArrayVec<Frame, SEGMENTS_MAX>,
     name: SockAddr,
@@ -47,13 +48,16 @@ pub(crate) struct Inner {
 }
 
 impl Gather {
-    /// Bytes of region that a gather takes.
-    pub const FOOTPRINT: usize = ARENA;
-
-    /// Makes an empty gather with an arena in `region`. `number` is the caller's name for it and
-    /// never changes.
+    /// Makes an empty gather with an arena of [`ARENA`] bytes in `region`. `number` is the caller's name
+    /// for it and never changes.
     #[must_use]
     pub fn new(region: &Region, number: u16) -> Gather {
+        Gather::with_arena(region, number, ARENA)
+    }
+
+    /// The same with an arena of `bytes`.
+    #[must_use]
+    pub fn with_arena(region: &Region, number: u16, bytes: usize) -> Gather {
         const EMPTY: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
         // SAFETY: msghdr is plain old data; all zero means no name, no pieces, no control.
         let header = unsafe { std::mem::zeroed() };
@@ -62,13 +66,20 @@ impl Gather {
             pieces: [EMPTY; PIECES_MAX],
             count: 0,
             length: 0,
-            arena: region.take(ARENA, 64),
+            arena: region.take(bytes, 64),
+            arena_bytes: bytes,
             used: 0,
             frames: ArrayVec::new(),
             name: SockAddr::default(),
             control: SegmentControl::default(),
             number,
         }))
+    }
+
+    /// Bytes of its arena.
+    #[must_use]
+    pub fn arena_bytes(&self) -> usize {
+        self.0.arena_bytes
     }
 
     /// The caller's name for this gather.
@@ -103,7 +114,7 @@ impl Gather {
     #[inline]
     pub fn has_room(&self, header: usize, copy: usize) -> bool {
         self.0.count + 2 <= PIECES_MAX
-            && self.0.used + header + copy <= ARENA
+            && self.0.used + header + copy <= self.0.arena_bytes
             && !self.0.frames.is_full()
     }
 
@@ -115,7 +126,7 @@ impl Gather {
     pub fn push_space(&mut self, length: usize) -> &mut [u8] {
         let start = self.0.used;
         let end = start + length;
-        assert!(end <= ARENA, "has_room was asked");
+        assert!(end <= self.0.arena_bytes, "has_room was asked");
         self.0.used = end;
         let base = self.0.arena.base().as_ptr().wrapping_add(start);
         self.push_piece(base.cast_const(), length);

@@ -20,7 +20,7 @@ impl Buffers {
     }
 
     pub(crate) fn with(shape: PoolShape) -> Buffers {
-        let gathers = 128 * (Gather::FOOTPRINT + 64);
+        let gathers = 128 * (weft_sys::gather::ARENA + 64);
         let region = Region::map(shape.footprint() + gathers + PAGE).unwrap();
         let pool = FramePool::new(&region, shape, 0);
         Buffers { region, pool }

@@ -63,7 +63,7 @@ impl Rig {
         };
         let socket = UdpSocket::bind(local.parse().unwrap(), &options).unwrap();
         let local = socket.local();
-        let arenas = usize::from(GATHERS) * (Gather::FOOTPRINT + 64);
+        let arenas = usize::from(GATHERS) * (weft_sys::gather::ARENA + 64);
         let region = Region::map(2 * SHAPE.footprint() + arenas + PAGE).unwrap();
         let pools = Pools {
             tun: FramePool::new(&region, SHAPE, 0),
