@@ -94,6 +94,8 @@ impl Weft {
             &*program, "daemon", "--lease-dir", &leases, "--iface", side.underlay_device(),
             "--admin-socket", &socket, "--state-dir", &state, "--subnet-file", &subnet,
             "--healthz-port", "0",
+            // The kernel's paths have no netfilter rules beside it either.
+            "--iptables-forward-rules=false",
         ];
         arguments.extend(self.flags.iter().map(String::as_str));
         ensure!(self.program.is_file(), "There is no weft binary at {program}");
