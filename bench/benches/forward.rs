@@ -179,7 +179,8 @@ fn parse(criterion: &mut Criterion) {
 fn train(criterion: &mut Criterion) {
     let (sum, _) = weft_sys::checksum::select();
     let shape = PoolShape { frames: 1, capacity: 65_535, stride: 64 * 1024 };
-    let region = Region::map(shape.footprint() + 2 * weft_sys::gather::ARENA).expect("memory is there");
+    let region =
+        Region::map(shape.footprint() + 2 * weft_sys::gather::ARENA).expect("memory is there");
     let pool = FramePool::new(&region, shape, 0);
     let mut gather = Gather::new(&region, 0);
     let mut group = criterion.benchmark_group("train");
