@@ -12,6 +12,7 @@ mod choice;
 mod engine;
 mod epoll;
 mod framer;
+pub mod handshakes;
 mod inbound;
 mod memory;
 mod outbound;
