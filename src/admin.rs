@@ -29,6 +29,8 @@ pub enum Question {
     Drops,
     /// Give the lease back and end: [`Released`].
     Release,
+    /// Take another key: [`Rotated`].
+    Rotate,
 }
 
 /// One line from a client.
@@ -76,6 +78,9 @@ pub struct Status {
     pub stalled: Option<Stalled>,
     /// How packets are moved.
     pub engine: Option<Engine>,
+    /// How traffic is sealed, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealing: Option<Sealing>,
     /// Who moves packets.
     #[serde(default)]
     pub workers: Option<Workers>,
@@ -192,6 +197,27 @@ pub struct Engine {
     pub features: Map<String, Value>,
 }
 
+/// How traffic is sealed. Numbers count from the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealing {
+    /// `require`: nothing is sent or taken that is not sealed.
+    pub mode: String,
+    /// This host's public key.
+    pub key: Option<String>,
+    /// Sessions that may receive.
+    pub sessions: usize,
+    /// Sessions that were made and used.
+    pub handshakes: u64,
+    /// Handshakes that were given up without an answer.
+    pub given_up: u64,
+    /// Packets that waited for a session and were dropped.
+    pub packets_dropped: u64,
+    /// Messages that the kernel refused to send.
+    pub sends_failed: u64,
+    /// Messages of handshakes that were not accepted, by reason.
+    pub rejected: Map<String, Value>,
+}
+
 /// The packet workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workers {
@@ -274,6 +300,26 @@ pub struct Peer {
     pub path_mtu: Option<u16>,
     /// The kernel segments trains to it.
     pub segmentation: bool,
+    /// How traffic to it is sealed, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealing: Option<PeerSealing>,
+}
+
+/// How traffic to another host is sealed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerSealing {
+    /// Its public key.
+    pub key: String,
+    /// Where it was last heard, if that is known.
+    pub endpoint: Option<String>,
+    /// Seconds since the last handshake. `None`: there is no session now.
+    pub session_age_seconds: Option<u64>,
+    /// Sessions that were made and used; all but the first replaced another.
+    pub handshakes: u64,
+    /// Handshakes that were given up without an answer.
+    pub given_up: u64,
+    /// Packets that waited for a session and were dropped.
+    pub packets_dropped: u64,
 }
 
 /// Packets that were not handed on.
@@ -310,6 +356,16 @@ pub struct Released {
     pub lease: String,
 }
 
+/// This host has another key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotated {
+    /// Its public part.
+    pub key: String,
+}
+
+/// Another key on its way, or why it stays the same.
+pub type Rotating = Pin<Box<dyn Future<Output = Result<Rotated, String>> + Send>>;
+
 /// A lease on its way back, or why it stays.
 pub type Releasing = Pin<Box<dyn Future<Output = Result<Released, String>> + Send>>;
 
@@ -323,4 +379,6 @@ pub trait Answers: Send + Sync + 'static {
     fn drops(&self) -> Drops;
     /// Gives the lease back and ends.
     fn release(&self) -> Releasing;
+    /// Takes another key.
+    fn rotate(&self) -> Rotating;
 }

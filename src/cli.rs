@@ -71,8 +71,17 @@ enum Command {
     Drops(Asking),
     /// Give this host's lease back and end the daemon, to take the host out of the cluster
     Release(Asking),
+    /// The key of a host whose traffic is sealed
+    #[command(subcommand)]
+    Keys(Keys),
     /// Remove what the daemon, or flanneld before it, has left in the kernel. Stop the daemon first
     Uninstall(Uninstalling),
+}
+
+#[derive(Debug, Subcommand)]
+enum Keys {
+    /// Take another key; the other hosts learn it from this host's lease
+    Rotate(Asking),
 }
 
 #[derive(Debug, Args)]
@@ -98,6 +107,7 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Peers(asking) => (Question::Peers, asking),
         Command::Drops(asking) => (Question::Drops, asking),
         Command::Release(asking) => (Question::Release, asking),
+        Command::Keys(Keys::Rotate(asking)) => (Question::Rotate, asking),
         Command::Uninstall(asking) => return uninstall::run(&asking.admin_socket),
     };
     match answer(question, asking) {
@@ -123,6 +133,7 @@ fn answer(question: Question, asking: &Asking) -> Result<String, AskError> {
         Question::Peers => show::peers(&decode(&answer)?),
         Question::Drops => show::drops(&decode(&answer)?),
         Question::Release => show::released(&decode(&answer)?),
+        Question::Rotate => show::rotated(&decode(&answer)?),
     })
 }
 

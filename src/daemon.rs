@@ -13,6 +13,7 @@ mod kernel;
 mod metrics;
 mod owner;
 mod patience;
+mod sealing;
 mod signals;
 mod start;
 mod state;

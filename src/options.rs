@@ -92,6 +92,7 @@ impl Options {
                 "replace" => OnLeaseLoss::Replace,
                 _ => OnLeaseLoss::Hold,
             },
+            insecure_store: flags.boolean("insecure-store"),
         };
         let (engine, without) = (engine(flags), without(flags));
         Ok(Self { control, health, admin_socket, engine, workers, without })

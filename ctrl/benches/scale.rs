@@ -23,7 +23,9 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, Txn, TxnOp};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use weft_ctrl::controller::{DEVICE_NAME, OnLeaseLoss, Options, Rebinding, TableSink, begin};
+use weft_ctrl::controller::{
+    DEVICE_NAME, OnLeaseLoss, Options, Rebinding, SealedPeer, TableSink, begin,
+};
 use weft_ctrl::interface::InterfaceOptions;
 use weft_ctrl::netfilter;
 use weft_ctrl::source::SourceOptions;
@@ -114,6 +116,8 @@ impl TableSink for Sink {
         });
         seen.table = Some(table);
     }
+
+    fn seal(&mut self, _: Vec<SealedPeer>) {}
 
     fn rebind(&mut self, _: Vec<SocketAddr>) -> Rebinding {
         Box::pin(std::future::ready(Ok(())))
@@ -208,6 +212,7 @@ fn options(place: &std::path::Path, url: &str) -> Options {
         },
         renew_margin: Duration::from_secs(3600),
         on_lease_loss: OnLeaseLoss::Hold,
+        insecure_store: false,
     }
 }
 

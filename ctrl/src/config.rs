@@ -20,7 +20,7 @@ use crate::json::{self, Fields, Object, Value};
 use crate::lease::Leaf;
 
 pub use backend::{
-    Backend, PORT_DEFAULT, SOURCE_PORTS_MAX, UdpBackend, VXLAN_PORT_DEFAULT, VxlanBackend,
+    Backend, PORT_DEFAULT, SOURCE_PORTS_MAX, Sealing, UdpBackend, VXLAN_PORT_DEFAULT, VxlanBackend,
 };
 pub use range::SubnetRange;
 

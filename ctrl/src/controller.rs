@@ -43,8 +43,9 @@ use crate::desired::{View, Viewer};
 use crate::device::{self, DesiredDevice, DeviceError, DeviceGone};
 use crate::identity::{self, Identity, IdentityError};
 use crate::interface::{self, Families, Interface, InterfaceError, InterfaceOptions};
+use crate::key::PublicKey;
 use crate::lease::{Attributes, Leaf};
-use crate::netfilter::{self, Netfilter, NetfilterError, Overlay};
+use crate::netfilter::{self, Netfilter, NetfilterError, Overlay, WallError, wall};
 use crate::saved::Saved;
 use crate::source::acquire::{AcquireError, Acquired as AcquiredLease, Origin};
 use crate::source::{Source, SourceOptions};
@@ -54,7 +55,7 @@ use crate::subnet_file::{self, SubnetFileError};
 use underlay::Facts;
 
 pub use macs::MacsError;
-pub use release::{Outcome, Release};
+pub use release::{Outcome, Release, Wish};
 pub use run::{KernelRunning, Running};
 pub use way::PrepareError;
 
@@ -68,9 +69,26 @@ pub trait TableSink {
     /// epochs that grow.
     fn publish(&mut self, table: Arc<Table>);
 
+    /// These are the peers that traffic is sealed to and taken from, and no others; the next table has
+    /// them. Called only where the config seals.
+    fn seal(&mut self, peers: Vec<SealedPeer>);
+
     /// Packets are to be sent from and received at these addresses instead of those before. Where that
     /// cannot be, those before stay, and a sentence says why.
     fn rebind(&mut self, addresses: Vec<SocketAddr>) -> Rebinding;
+}
+
+/// A peer that traffic is sealed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedPeer {
+    /// Its slot in the table.
+    pub slot: u16,
+    /// Tells it from others that had the slot before.
+    pub generation: u32,
+    /// Where its lease says that it is.
+    pub outer: SocketAddr,
+    /// Its public key.
+    pub key: PublicKey,
 }
 
 /// What becomes of new addresses, some time. Dropping it leaves open which ones are in use.
@@ -93,6 +111,9 @@ pub struct Options {
     pub renew_margin: Duration,
     /// `--on-lease-loss`.
     pub on_lease_loss: OnLeaseLoss,
+    /// `--insecure-store`: keys of the peers are taken also from a store that anybody on the way to it
+    /// could change.
+    pub insecure_store: bool,
 }
 
 /// What to do when the own lease is taken by another node.
@@ -148,6 +169,19 @@ pub enum StartError {
         /// The interface.
         interface: String,
     },
+    /// Whoever is on the way to the store could put in keys of their own.
+    #[error(
+        "The network config demands that traffic is sealed, but {server} is asked for the peers' keys \
+         over a connection that is not encrypted. Use https:// in --etcd-endpoints, or accept \
+         that everybody on the way can take part with --insecure-store"
+    )]
+    InsecureStore {
+        /// The etcd server.
+        server: String,
+    },
+    /// Packets that are not sealed could pass.
+    #[error(transparent)]
+    Wall(#[from] WallError),
     /// A VXLAN device cannot be made.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
@@ -190,6 +224,7 @@ pub struct Begun {
     interface: Interface,
     mtu: u32,
     source_ports: u16,
+    key: Option<PublicKey>,
 }
 
 /// Waits for a network config, chooses the interface and looks for obstacles.
@@ -214,6 +249,7 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
     let interface = chosen.interface;
     underlay::check_public(&config, &interface)?;
     let mtu = underlay::inner_mtu(&config, &interface)?;
+    underlay::check_store(&config, &options)?;
     let begun = Begun {
         options,
         status,
@@ -226,6 +262,7 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
         interface,
         mtu,
         source_ports: 1,
+        key: None,
     };
     match &begun.config.backend {
         Backend::Udp(_) => {
@@ -272,6 +309,11 @@ impl Begun {
         self.source_ports = count;
     }
 
+    /// Others seal what they send to this node with this key from now on; it is for a config that seals.
+    pub fn set_key(&mut self, key: PublicKey) {
+        self.key = Some(key);
+    }
+
     /// Where to bind the sockets: the interface's address and the configured port. Only the family
     /// that datagrams are sent over, which is IPv4 where the node has it.
     #[must_use]
@@ -294,6 +336,7 @@ impl Begun {
             mtu: self.mtu,
             source_ports: self.source_ports,
             macs: way::prepare(&self).await?,
+            key: self.key,
         };
         let attributes = underlay::attributes(&self.interface, &self.config, &facts);
         let began = Instant::now().into_std();
@@ -313,6 +356,7 @@ impl Begun {
             own_addresses: underlay::own_addresses(&self.interface),
             outer_v6: self.interface.address_v4.is_none(),
             own_macs: facts.macs.iter().collect(),
+            own_key: facts.key,
         };
         let first_table = Arc::new(Table::new(viewer.table_input(&View::default(), 1))?);
         Ok(Acquired { begun: self, lease, began, facts, attributes, viewer, first_table })
@@ -379,6 +423,7 @@ impl Acquired {
             status.device = Some(DeviceStatus { name: name.to_owned(), index: Some(index), mtu });
         });
         way::clear(&self.begun.config).await;
+        wall::establish(&wanted_rules(&self.begun.config, &self.lease.leaf)).await?;
         let desired = self.begun.desired_device(name, Some(&self.lease));
         let report = device::apply(&desired).await?;
         for failure in &report.failures {
@@ -414,7 +459,11 @@ fn wanted_rules(config: &NetworkConfig, own: &Leaf) -> netfilter::Wanted {
         let network = config.networks().find(|network| network.contains(&subnet))?;
         Some(Overlay { network, subnet })
     };
-    netfilter::Wanted { overlays: subnets.filter_map(overlay).collect(), nftables: config.nftables }
+    netfilter::Wanted {
+        overlays: subnets.filter_map(overlay).collect(),
+        nftables: config.nftables,
+        sealed: config.backend.sealing().is_some(),
+    }
 }
 
 fn with_cause(error: &dyn std::error::Error) -> String {

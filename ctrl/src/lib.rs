@@ -27,6 +27,7 @@ pub mod device;
 pub mod identity;
 pub mod interface;
 pub mod kernel;
+pub mod key;
 pub mod lease;
 pub mod netfilter;
 pub mod source;

@@ -1,4 +1,5 @@
-//! Masquerading and forward rules in flannel's chains, and the blackhole route of the own subnet.
+//! Masquerading and forward rules in flannel's chains, the blackhole route of the own subnet, and what
+//! keeps packets out that are not sealed.
 //!
 //! *Ours* are flannel's chains and what leads into them, or flannel's tables of nft. A chain's content
 //! is replaced in one transaction and only if it differs, so that packets never meet a host without
@@ -14,6 +15,7 @@ mod keep;
 mod nft;
 mod rules;
 mod uninstall;
+pub(crate) mod wall;
 
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ pub use command::CommandError;
 pub(crate) use keep::keep;
 pub use rules::{Family, Overlay};
 pub use uninstall::uninstall;
+pub use wall::WallError;
 
 use iptables::{Iptables, Place};
 use nft::Nft;
@@ -51,6 +54,8 @@ pub struct Wanted {
     pub overlays: Vec<Overlay>,
     /// `EnableNFTables`: nft's own tables instead of the chains of iptables.
     pub nftables: bool,
+    /// `Encryption`: nothing of the network may pass but through the tunnel.
+    pub sealed: bool,
 }
 
 impl Wanted {

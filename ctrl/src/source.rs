@@ -87,6 +87,19 @@ impl SourceOptions {
             Self::Etcd(options) => Arc::new(Etcd::new(EtcdOptions::clone(options))),
         }
     }
+
+    /// A server that is asked over a connection that others on the way can read and change.
+    #[must_use]
+    pub fn unprotected(&self) -> Option<String> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Etcd(options) => {
+                let is_open =
+                    |server: &&etcd::Endpoint| !server.is_encrypted() && !server.is_loopback();
+                options.endpoints.iter().find(is_open).map(|server| server.url().to_owned())
+            }
+        }
+    }
 }
 
 /// A lease as it is stored, unread.

@@ -26,8 +26,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use weft_ctrl::controller::{
-    Acquired, Begun, DEVICE_NAME, OnLeaseLoss, Options, Rebinding, RunError, StartError, TableSink,
-    begin,
+    Acquired, Begun, DEVICE_NAME, OnLeaseLoss, Options, Rebinding, RunError, SealedPeer,
+    StartError, TableSink, begin,
 };
 use weft_ctrl::interface::InterfaceOptions;
 use weft_ctrl::netfilter;
@@ -58,11 +58,19 @@ const NETFILTER: netfilter::Options = netfilter::Options {
 };
 
 #[derive(Clone, Default)]
-struct Tables(Rc<RefCell<Vec<Arc<Table>>>>, Rc<RefCell<Vec<Vec<SocketAddr>>>>);
+struct Tables(
+    Rc<RefCell<Vec<Arc<Table>>>>,
+    Rc<RefCell<Vec<Vec<SocketAddr>>>>,
+    Rc<RefCell<Vec<Vec<SealedPeer>>>>,
+);
 
 impl TableSink for Tables {
     fn publish(&mut self, table: Arc<Table>) {
         self.0.borrow_mut().push(table);
+    }
+
+    fn seal(&mut self, peers: Vec<SealedPeer>) {
+        self.2.borrow_mut().push(peers);
     }
 
     fn rebind(&mut self, addresses: Vec<SocketAddr>) -> Rebinding {
@@ -123,6 +131,7 @@ impl World {
             netfilter: NETFILTER,
             renew_margin: self.renew_margin,
             on_lease_loss: OnLeaseLoss::Hold,
+            insecure_store: false,
         }
     }
 

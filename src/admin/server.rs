@@ -166,6 +166,10 @@ async fn answer(line: &[u8], answers: &dyn Answers) -> Vec<u8> {
             Ok(released) => encode(&released),
             Err(sentence) => failure(&sentence),
         },
+        Ok(Request { cmd: Question::Rotate }) => match answers.rotate().await {
+            Ok(rotated) => encode(&rotated),
+            Err(sentence) => failure(&sentence),
+        },
         Err(error) => failure(&format!("the request was not understood: {error}")),
     }
 }

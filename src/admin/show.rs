@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Datastore, Drop, Drops, Peers, Released, Status, Traffic, UnusedLease, Worker, Workers,
+    Datastore, Drop, Drops, PeerSealing, Peers, Released, Rotated, Sealing, Status, Traffic,
+    UnusedLease, Worker, Workers,
 };
 
 /// `weft status`.
@@ -45,6 +46,7 @@ pub fn status(status: &Status) -> String {
         rows.push(("engine".to_owned(), format!("{} ({})", engine.name, engine.reason)));
         rows.extend(named("  ", &engine.features));
     }
+    rows.extend(status.sealing.iter().flat_map(sealing_rows));
     rows.extend(status.workers.iter().flat_map(worker_rows));
     rows.push(("peers".to_owned(), format!("{}, table {}", status.peers, status.epoch)));
     rows.extend(remarks(status));
@@ -52,6 +54,17 @@ pub fn status(status: &Status) -> String {
         rows.extend(traffic_rows(traffic));
     }
     columns(&rows)
+}
+
+fn sealing_rows(sealing: &Sealing) -> Vec<(String, String)> {
+    let Sealing { mode, key, sessions, handshakes, given_up, .. } = sealing;
+    let refused = sealing.rejected.values().filter_map(Value::as_u64).sum::<u64>();
+    let made =
+        format!("{sessions}, {handshakes} handshakes, {given_up} given up, {refused} refused");
+    let mut rows = vec![("sealing".to_owned(), mode.clone()), ("  sessions".to_owned(), made)];
+    rows.extend(key.iter().map(|key| ("  public key".to_owned(), key.clone())));
+    rows.extend(named("  refused ", &sealing.rejected));
+    rows
 }
 
 fn worker_rows(workers: &Workers) -> Vec<(String, String)> {
@@ -91,8 +104,10 @@ pub fn peers(peers: &Peers) -> String {
     }
     let head = ["SUBNET", "SENT TO", "PATH", "KIND", "IPV6 INSIDE", "PATH MTU", "SEGMENTATION"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let is_sealed = peers.peers.iter().any(|peer| peer.sealing.is_some());
+    rows[0].extend(is_sealed.then(|| "SESSION".to_owned()));
     rows.extend(peers.peers.iter().map(|peer| {
-        vec![
+        let mut row = vec![
             join([&peer.subnet, &peer.ipv6_subnet]),
             peer.outer.clone(),
             peer.path.clone(),
@@ -100,7 +115,9 @@ pub fn peers(peers: &Peers) -> String {
             if peer.takes_ipv6 { "yes" } else { "no" }.to_owned(),
             peer.path_mtu.map_or_else(|| "full".to_owned(), |mtu| mtu.to_string()),
             if peer.segmentation { "kernel" } else { "off" }.to_owned(),
-        ]
+        ];
+        row.extend(is_sealed.then(|| session(peer.sealing.as_ref())));
+        row
     }));
     table(&rows)
 }
@@ -139,6 +156,19 @@ pub fn drops(drops: &Drops) -> String {
 /// `weft release`.
 pub fn released(released: &Released) -> String {
     format!("The lease {} is given back, and the daemon ends.\n", released.lease)
+}
+
+fn session(sealing: Option<&PeerSealing>) -> String {
+    match sealing.map(|sealing| sealing.session_age_seconds) {
+        None => "plain".to_owned(),
+        Some(None) => "none".to_owned(),
+        Some(Some(age)) => format!("{} old", duration(age)),
+    }
+}
+
+/// `weft keys rotate`.
+pub fn rotated(rotated: &Rotated) -> String {
+    format!("This host's key is now {}. Its lease says so.\n", rotated.key)
 }
 
 /// What is not as somebody may expect it, though nothing is broken.

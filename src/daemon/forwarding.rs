@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tracing::{debug, error, warn};
-use weft_ctrl::controller::{Rebinding, TableSink};
+use weft_ctrl::controller::{Rebinding, SealedPeer, TableSink};
+use weft_ctrl::key::PublicKey;
+use weft_dataplane::handshakes::Report;
 use weft_dataplane::progress::Watch;
+use weft_dataplane::sealing::{Cipher, Sealing};
 use weft_dataplane::{EngineWish, Event, Habits, NotTold, Worker, WorkerInfo, WorkerOptions};
 use weft_forward::counters::{BuffersSnapshot, Counters, Snapshot};
 use weft_forward::table::Table;
@@ -21,6 +24,7 @@ use weft_sys::udp::UdpSocket;
 
 use super::device;
 use super::events::WorkerId;
+use super::sealing::{self, Beginnings, KeyError, Keys, Sealer};
 use super::workers::{Crew, WorkerSockets};
 use crate::options::Without;
 
@@ -58,6 +62,8 @@ struct Control {
     lanes: Vec<Lane>,
     /// How often all workers were replaced.
     replacements: u64,
+    /// Makes the sessions that traffic is sealed with, if it is. `None` once it was told to stop.
+    sealer: Option<Sealer>,
     /// What successors are made from. `None` once the workers were told to stop.
     recipe: Option<Recipe>,
 }
@@ -85,6 +91,7 @@ struct Recipe {
     engine: EngineWish,
     without: WithoutRing,
     habits: Habits,
+    sealing: Option<Arc<Sealing<Cipher>>>,
     /// The newest table.
     table: Arc<Table>,
 }
@@ -102,6 +109,8 @@ pub(super) struct Equipment {
     pub(super) engine: EngineWish,
     pub(super) without: WithoutRing,
     pub(super) habits: Habits,
+    /// What traffic is sealed with, if it is.
+    pub(super) keys: Option<Keys>,
     /// The first table.
     pub(super) table: Arc<Table>,
 }
@@ -133,7 +142,7 @@ impl Recipe {
                 engine: self.engine,
                 without: self.without,
                 habits: self.habits,
-                sealing: None,
+                sealing: self.sealing.clone(),
             });
         }
         Ok(options)
@@ -229,20 +238,29 @@ fn offer_newest(
 impl Forwarding {
     /// Starts the workers. Their events come out of the receiver, which ends with the last of them.
     pub(super) fn start(equipment: Equipment) -> Result<(Arc<Self>, mpsc::Receiver<Told>)> {
-        let Equipment { crew, queues, sockets, inner_mtu, engine, without, habits, table } =
+        let Equipment { crew, queues, sockets, inner_mtu, engine, without, habits, keys, table } =
             equipment;
         if let Err(error) = raise_memlock(LOCKED_BYTES * u64::from(crew.count)) {
             // If it is too low, making the ring fails and says so.
             debug!(%error, "the limit of locked memory stays as it is");
         }
-        let recipe = Recipe { queues, inner_mtu, engine, without, habits, table };
+        let beginnings = keys.map(|keys| Beginnings::new(keys, crew.count, inner_mtu));
+        let sealing = beginnings.as_ref().map(|(_, sealing)| Arc::clone(sealing));
+        let recipe = Recipe { queues, inner_mtu, engine, without, habits, sealing, table };
         let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
+        let second = second_socket(&sockets)?;
         let mut workers = Vec::new();
         spawn_all(recipe.with(sockets)?, 0, &sender, &mut workers)?;
         let info = workers.first().context("there is no worker")?.info().clone();
         let lanes = workers.into_iter().map(Lane::new).collect();
-        let control = Control { lanes, replacements: 0, recipe: Some(recipe) };
         let events = sender.downgrade();
+        let sealer = match beginnings {
+            Some((beginnings, sealing)) => {
+                Some(beginnings.start(sealing, second, tell_death(&events))?)
+            }
+            None => None,
+        };
+        let control = Control { lanes, replacements: 0, sealer, recipe: Some(recipe) };
         let forwarding = Self { control: Mutex::new(control), crew, info, events };
         Ok((Arc::new(forwarding), receiver))
     }
@@ -256,6 +274,7 @@ impl Forwarding {
     ///
     /// The caller does this again only when it is done.
     pub(super) fn replace_sockets(&self, sockets: Vec<WorkerSockets>) -> Result<()> {
+        let second = second_socket(&sockets)?;
         let (options, replacements) = {
             let control = self.control();
             let Some(recipe) = &control.recipe else { bail!("The daemon is about to stop") };
@@ -268,6 +287,9 @@ impl Forwarding {
             return Err(error);
         }
         let predecessors = self.hand_over(successors)?;
+        if let Some(sealer) = &self.control().sealer {
+            sealer.set_socket(second);
+        }
         if let Err(error) = stop_all(predecessors) {
             error!(%error, "a worker of the old sockets did not stop");
         }
@@ -363,12 +385,53 @@ impl Forwarding {
     /// Stops the workers and so closes the device and the sockets. Waits, at most
     /// [`STOP_PATIENCE`] for each; nothing happens a second time.
     pub(super) fn stop(&self) -> Result<()> {
-        let workers = {
+        let (workers, sealer) = {
             let mut control = self.control();
             control.recipe = None;
-            control.lanes.iter_mut().filter_map(|lane| lane.worker.take()).collect()
+            let workers = control.lanes.iter_mut().filter_map(|lane| lane.worker.take()).collect();
+            (workers, control.sealer.take())
         };
-        stop_all(workers)
+        let stopped = stop_all(workers);
+        // Its socket has the workers' port.
+        let in_time = sealer.is_none_or(|sealer| sealer.stop(STOP_PATIENCE));
+        stopped?;
+        ensure!(in_time, "The thread of handshakes did not stop in time");
+        Ok(())
+    }
+
+    /// How handshakes go, if traffic is sealed.
+    pub(super) fn sealing(&self) -> Option<Arc<Report>> {
+        self.control().sealer.as_ref().map(Sealer::report)
+    }
+
+    /// Takes another key. `None` if traffic is not sealed. Blocks.
+    pub(super) fn rotate_key(&self) -> Option<Result<PublicKey, KeyError>> {
+        self.control().sealer.as_ref().map(Sealer::rotate)
+    }
+
+    /// These are the peers that traffic is sealed to.
+    fn seal(&self, peers: &[SealedPeer]) {
+        if let Some(sealer) = &self.control().sealer {
+            sealer.set_peers(peers);
+        }
+    }
+}
+
+/// Of the first worker, whose port is that of all.
+fn second_socket(sockets: &[WorkerSockets]) -> Result<std::net::UdpSocket> {
+    let first = sockets.iter().flat_map(|worker| &worker.receivers).next();
+    sealing::second(first.context("there is no socket")?)
+}
+
+/// A thread that ends by itself ends the daemon, whichever it is.
+fn tell_death(events: &mpsc::WeakSender<Told>) -> impl FnOnce(String) + Send + 'static {
+    let events = events.clone();
+    move |reason| {
+        let worker = WorkerId { replacements: 0, number: 0 };
+        let event = Event::Dead { reason: format!("the thread of handshakes: {reason}") };
+        if let Some(events) = events.upgrade() {
+            let _ = events.blocking_send(Told { worker, event });
+        }
     }
 }
 
@@ -423,6 +486,10 @@ impl TableSink for Tables {
             // Its last event ends the daemon.
             Err(error @ NotTold::Ended) => error!(%error, "a new table could not be handed on"),
         }
+    }
+
+    fn seal(&mut self, peers: Vec<SealedPeer>) {
+        self.forwarding.seal(&peers);
     }
 
     fn rebind(&mut self, addresses: Vec<SocketAddr>) -> Rebinding {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 use weft_ctrl::controller::{self, Begun};
@@ -12,6 +13,7 @@ use weft_forward::table::{Table, TableInput};
 use super::degraded;
 use super::device;
 use super::forwarding::{Equipment, Forwarding, Tables, Told};
+use super::sealing::Keys;
 use super::state::State;
 use super::tell_supervisor;
 use super::watchdog;
@@ -32,9 +34,9 @@ async fn leave_to_kernel(begun: Begun, state: &State) -> Result<()> {
     let backend = begun.config().backend.name();
     info!(backend, "packets are carried by the kernel");
     let running = begun.acquire().await?.leave_to_kernel();
-    let releases = state.take_releases();
+    let wishes = state.take_wishes();
     tokio::select! {
-        outcome = running.run_releasable(std::future::pending(), releases) => outcome?,
+        outcome = running.run_releasable(std::future::pending(), wishes) => outcome?,
         never = announce_readiness(state) => match never {},
     }
     Ok(())
@@ -47,7 +49,9 @@ async fn move_packets(
     source_ports: u16,
     state: &State,
 ) -> Result<()> {
-    let opened = open(&begun, options, source_ports).await?;
+    let keys = load_keys(&mut begun, options)?;
+    let mut opened = open(&begun, options, source_ports).await?;
+    opened.keys = keys;
     begun.set_source_ports(opened.crew.count);
     let device = opened.queues.first().context("the device has no queue")?;
     let (name, index) = (device.name().to_owned(), device.index());
@@ -57,13 +61,13 @@ async fn move_packets(
     log_engine(options, forwarding.info());
     degraded::log(forwarding.info(), options.without);
     state.set_forwarding(Arc::clone(&forwarding));
-    let releases = state.take_releases();
+    let wishes = state.take_wishes();
     let acquired = begun.acquire().await?;
     forwarding.adopt(&acquired.first_table())?;
     let running = acquired.configure(&name, index).await?;
     let tables = Tables { forwarding: Arc::clone(&forwarding), without: options.without };
     tokio::select! {
-        outcome = running.run_releasable(tables, std::future::pending(), releases) => outcome?,
+        outcome = running.run_releasable(tables, std::future::pending(), wishes) => outcome?,
         death = follow_events(&mut events, state) => bail!("A packet worker has ended: {death}"),
         never = announce_readiness(state) => match never {},
         never = watchdog::watch(&forwarding, state) => match never {},
@@ -87,8 +91,20 @@ async fn open(begun: &Begun, options: &Options, source_ports: u16) -> Result<Equ
         engine: options.engine,
         without: without.ring,
         habits: Habits { spin: !without.spin, precedence: !without.precedence },
+        keys: None,
         table: Arc::new(table),
     })
+}
+
+/// Where traffic is sealed, the lease says our key, so it has to be there before.
+fn load_keys(begun: &mut Begun, options: &Options) -> Result<Option<Keys>> {
+    let Some(sealing) = begun.config().backend.sealing() else { return Ok(None) };
+    // No other process looks into our memory, and no core of it is written.
+    let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    hidden.context("could not keep the keys out of core dumps")?;
+    let keys = Keys::load(sealing, &options.control.state_directory)?;
+    begun.set_key(keys.public());
+    Ok(Some(keys))
 }
 
 /// A warning if the kernel left no choice.

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
-use weft_ctrl::controller::Release;
+use tokio::task::spawn_blocking;
+use weft_ctrl::controller::{Release, Wish};
 use weft_ctrl::status::{self, StatusHandle};
 use weft_dataplane::Event;
 use weft_forward::counters::{DropsSnapshot, Snapshot};
@@ -16,11 +17,12 @@ use super::events::{Paths, PeerId};
 use super::forwarding::{Counted, Forwarding, Told, total};
 use super::kernel;
 use super::metrics::{Moving, Scrape};
+use super::sealing::show;
 use super::watchdog::{Stall, Stalls};
 use super::workers::Crew;
 use crate::admin::{
     Answers, Datastore, Device, Drop, Drops, Engine, Interface, Lease, Network, Peer, Peers,
-    Released, Releasing, Stalled, Status, Traffic, UnusedLease, Worker, Workers,
+    Released, Releasing, Rotated, Rotating, Stalled, Status, Traffic, UnusedLease, Worker, Workers,
 };
 use crate::cli::VERSION;
 
@@ -30,7 +32,7 @@ pub(super) struct State {
     started: Instant,
     source: String,
     control: StatusHandle,
-    releases: mpsc::Sender<Release>,
+    wishes: mpsc::Sender<Wish>,
     known: Mutex<Known>,
 }
 
@@ -38,7 +40,7 @@ pub(super) struct State {
 struct Known {
     forwarding: Option<Arc<Forwarding>>,
     /// For the control loop, once it runs.
-    wishes: Option<mpsc::Receiver<Release>>,
+    wishes: Option<mpsc::Receiver<Wish>>,
     paths: Paths,
     stalls: Stalls,
 }
@@ -47,12 +49,12 @@ impl State {
     /// Nothing known yet. `source` says where leases come from.
     pub(super) fn new(source: String) -> Arc<Self> {
         // One wish is enough to end the daemon; others wait for its outcome.
-        let (releases, wishes) = mpsc::channel(1);
+        let (sender, wishes) = mpsc::channel(1);
         Arc::new(Self {
             started: Instant::now(),
             source,
             control: StatusHandle::new(),
-            releases,
+            wishes: sender,
             known: Mutex::new(Known { wishes: Some(wishes), ..Known::default() }),
         })
     }
@@ -112,8 +114,8 @@ impl State {
         self.control.is_ready() && self.known().stalls.now().is_none()
     }
 
-    /// Where wishes to give the lease back arrive. There is one taker.
-    pub(super) fn take_releases(&self) -> mpsc::Receiver<Release> {
+    /// Where wishes of the running node arrive. There is one taker.
+    pub(super) fn take_wishes(&self) -> mpsc::Receiver<Wish> {
         self.known().wishes.take().expect("the daemon starts once")
     }
 
@@ -140,6 +142,7 @@ impl State {
         let moving = self.forwarding().map(|forwarding| {
             let counted = forwarding.counted();
             Moving {
+                sealing: forwarding.sealing(),
                 info: forwarding.info().clone(),
                 counted: total(&counted),
                 workers: counted.into_iter().map(|worker| worker.snapshot).collect(),
@@ -191,6 +194,7 @@ impl Answers for State {
             datastore: datastore(&control.source),
             network: control.config.as_ref().map(network),
             engine: forwarding.map(engine),
+            sealing: forwarding.and_then(Forwarding::sealing).as_deref().map(show::sealing),
             traffic: counted.as_ref().map(|counted| traffic(&total(counted))),
             workers: forwarding
                 .zip(counted)
@@ -220,22 +224,44 @@ impl Answers for State {
 
     fn peers(&self) -> Peers {
         let control = self.control.snapshot();
+        let sealing = self.forwarding().and_then(|forwarding| forwarding.sealing());
         let paths = &self.known().paths;
-        Peers { peers: control.peers.into_iter().map(|peer| describe(peer, paths)).collect() }
+        let describe = |peer: status::PeerStatus| {
+            let sealed = peer_id(&peer).zip(sealing.as_ref());
+            let sealed = sealed.and_then(|(id, report)| show::peer_sealing(report, id));
+            Peer { sealing: sealed, ..describe(peer, paths) }
+        };
+        Peers { peers: control.peers.into_iter().map(describe).collect() }
     }
 
     fn release(&self) -> Releasing {
         let has_lease = self.control.snapshot().lease.is_some();
-        let releases = self.releases.clone();
+        let wishes = self.wishes.clone();
         Box::pin(async move {
             if !has_lease {
                 return Err("there is no lease yet that could be given back".to_owned());
             }
             let (release, outcome) = Release::new();
             let ended = || "the daemon is ending".to_owned();
-            releases.send(release).await.map_err(|_| ended())?;
+            wishes.send(Wish::Release(release)).await.map_err(|_| ended())?;
             let lease = outcome.await.map_err(|_| ended())??;
             Ok(Released { lease })
+        })
+    }
+
+    fn rotate(&self) -> Rotating {
+        let forwarding = self.forwarding();
+        let wishes = self.wishes.clone();
+        Box::pin(async move {
+            let forwarding = forwarding
+                .ok_or("the daemon is still starting, or the kernel carries all packets")?;
+            let rotating = spawn_blocking(move || forwarding.rotate_key());
+            let rotated = rotating.await.map_err(|error| error.to_string())?;
+            let rotated = rotated.ok_or("the network config does not ask for sealed traffic")?;
+            let key = rotated.map_err(|error| error.to_string())?;
+            let ended = |_| "the daemon is ending".to_owned();
+            wishes.send(Wish::Key(key)).await.map_err(ended)?;
+            Ok(Rotated { key: key.to_string() })
         })
     }
 
@@ -335,6 +361,7 @@ fn describe(peer: status::PeerStatus, paths: &Paths) -> Peer {
         takes_ipv6: peer.takes_ipv6,
         path_mtu: id.and_then(|id| paths.path_mtu(id)),
         segmentation: id.is_none_or(|id| paths.segments(id)),
+        sealing: None,
     }
 }
 

@@ -40,6 +40,7 @@ fn the_least_that_is_needed() {
                 },
                 renew_margin: Duration::from_secs(3600),
                 on_lease_loss: OnLeaseLoss::Hold,
+                insecure_store: false,
             },
             health: None,
             admin_socket: "/run/weft/weft.sock".into(),
@@ -66,6 +67,7 @@ fn every_flag_with_a_function_is_used() {
         "--engine=uring",
         "--workers=4",
         "--on-lease-loss=hold",
+        "--insecure-store",
         "--without=uring,multishot,tun-tso,tun-uso,tun-csum,udp-gso,udp-gro,spin,precedence",
     ])
     .unwrap();
@@ -82,6 +84,7 @@ fn every_flag_with_a_function_is_used() {
     assert_eq!(options.control.subnet_file, Path::new("/vxlan.env"));
     assert_eq!(options.health, Some("[::1]:8080".parse().unwrap()));
     assert_eq!(options.engine, EngineWish::Uring);
+    assert!(options.control.insecure_store);
     assert_eq!(
         options.without,
         Without {
@@ -153,7 +156,6 @@ fn what_has_no_function_is_refused_when_set() {
         ("--set-node-network-unavailable=true", "--set-node-network-unavailable: "),
         ("--vmodule=a=1", "--vmodule: "),
         ("--log_backtrace_at=a:1", "--log_backtrace_at: "),
-        ("--insecure-store", "--insecure-store: "),
     ] {
         let refusals = check(&["--lease-dir=/l", argument]).unwrap_err();
         assert_eq!(refusals.len(), 1, "{argument}: {refusals:?}");

@@ -23,7 +23,6 @@ pub(super) fn refusals(flags: &Flags) -> Vec<Mistake> {
         "the Kubernetes source is not built yet: use etcd or --lease-dir and leave it out",
     );
     refusals.group(LOGGING, "logging by source file is not built: use --v");
-    refusals.group(&["insecure-store"], "sealing is not built yet: leave it out");
     refusals.sentences
 }
 

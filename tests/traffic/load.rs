@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use weft_bench::lab::{Namespace, Process};
+use weft_bench::lab::{Namespace, Process, Signal};
 
 const TOOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/traffic/tool.py");
 
@@ -276,6 +276,36 @@ impl Between<'_> {
 
 fn command<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [&["python3", TOOL], arguments].concat()
+}
+
+/// What was seen on a device.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Seen {
+    /// Those with the text in them.
+    pub(crate) clear: u64,
+    /// Datagrams to the port that are messages of WireGuard.
+    pub(crate) messages: u64,
+    /// The others to it.
+    pub(crate) others: u64,
+}
+
+/// A look at everything on a device.
+pub(crate) struct Capture(Process);
+
+impl Capture {
+    /// Looks for a text, and at datagrams to weft's port.
+    pub(crate) fn start(namespace: &Namespace, device: &str, text: &str) -> Self {
+        let arguments = ["capture", text, "--device", device, "--port", "8285"];
+        let mut process = namespace.spawn(&command(&arguments)).unwrap();
+        process.wait_for_output("ready", SERVER_LIMIT).unwrap();
+        Self(process)
+    }
+
+    /// What was seen until now.
+    pub(crate) fn finish(mut self) -> Seen {
+        self.0.signal(Signal::TERM).unwrap();
+        finish(self.0, LIMIT)
+    }
 }
 
 /// Waits for the end of a program and reads the report on its last line.

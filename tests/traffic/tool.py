@@ -10,6 +10,7 @@ import hashlib
 import json
 import random
 import select
+import signal
 import socket
 import struct
 import sys
@@ -35,6 +36,9 @@ SO_RCVBUFFORCE = 33
 MARK = struct.Struct("!HQ")
 
 READ_BYTES = 256 * 1024
+# Set when the command is to end.
+STOPPING = threading.Event()
+
 # A stalled connection must end the test rather than hang it.
 STALL_SECONDS = 30
 
@@ -371,6 +375,39 @@ def raw_send(options):
     report(sent=1)
 
 
+# --- what is on the wire --------------------------------------------------------------------------
+
+
+def capture(options):
+    """Looks at everything on a device until it is told to stop: who says the text in the clear, and
+    whether datagrams to the port are messages of WireGuard."""
+    listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+    listener.bind((options.device, 0))
+    signal.signal(signal.SIGTERM, lambda *_: STOPPING.set())
+    found = dict(packets=0, clear=0, messages=0, others=0)
+    text, port = options.address.encode(), options.port
+    print("ready", flush=True)
+    listener.settimeout(0.1)
+    while True:
+        try:
+            packet = listener.recv(1 << 17)
+        except TimeoutError:
+            if STOPPING.is_set():
+                break
+            continue
+        found["packets"] += 1
+        found["clear"] += text in packet
+        start = 14 + 20
+        if packet[12:14] != b"\x08\x00" or packet[23] != socket.IPPROTO_UDP:
+            continue
+        if struct.unpack_from("!H", packet, start + 2)[0] == port:
+            message = packet[start + 8 :]
+            is_message = message[0] in (1, 2, 3, 4) and message[1:4] == bytes(3)
+            found["messages" if is_message else "others"] += 1
+    report(**found)
+
+
 # --- command line ---------------------------------------------------------------------------------
 
 
@@ -393,6 +430,7 @@ COMMANDS = {
     "udp-receive": udp_receive,
     "errors": errors,
     "raw-send": raw_send,
+    "capture": capture,
 }
 
 

@@ -72,6 +72,7 @@ pub fn leases(data: &[u8]) {
         own_addresses: OWN_ADDRESSES.clone(),
         outer_v6: input.u8() & 1 != 0,
         own_macs: Vec::new(),
+        own_key: None,
     };
     let (mut book, mut slots) = (Book::default(), Slots::default());
     let mut now = Instant::now();

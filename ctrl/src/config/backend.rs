@@ -4,6 +4,7 @@ use ipnet::IpNet;
 
 use super::ConfigError;
 use crate::json::{Fields, Object, Value};
+use crate::key::PresharedKey;
 
 /// Port of the `udp` backend when the config names none.
 pub const PORT_DEFAULT: u16 = 8285;
@@ -36,6 +37,15 @@ pub struct UdpBackend {
     pub allowed_sources: Vec<IpNet>,
     /// `StrictSource`: drop inner sources outside Network.
     pub strict_source: bool,
+    /// `Encryption`: everything between the nodes is sealed, and nothing else is taken.
+    pub sealing: Option<Sealing>,
+}
+
+/// How traffic is sealed: keys of `Backend` beside `"Encryption": "wireguard"`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sealing {
+    /// `PSK`: a secret that all nodes have beside their keys.
+    pub preshared: Option<PresharedKey>,
 }
 
 impl Default for UdpBackend {
@@ -46,6 +56,7 @@ impl Default for UdpBackend {
             mtu: None,
             allowed_sources: Vec::new(),
             strict_source: false,
+            sealing: None,
         }
     }
 }
@@ -117,6 +128,12 @@ impl Backend {
         }
     }
 
+    /// How traffic is sealed, if it is.
+    #[must_use]
+    pub fn sealing(&self) -> Option<&Sealing> {
+        self.udp()?.sealing.as_ref()
+    }
+
     /// The keys of `vxlan`, if it is that.
     #[must_use]
     pub fn vxlan(&self) -> Option<&VxlanBackend> {
@@ -166,7 +183,10 @@ pub(super) fn read(
     match kind.as_str() {
         "udp" => Ok(Backend::Udp(read_udp(object, mistakes))),
         "vxlan" => Ok(Backend::Vxlan(read_vxlan(object, mistakes))),
-        "host-gw" => Ok(Backend::HostGw),
+        "host-gw" => {
+            refuse_sealing(object, mistakes);
+            Ok(Backend::HostGw)
+        }
         "" => Err(ConfigError::BackendTypeMissing),
         _ => match way_out(&kind) {
             Some(instead) => Err(ConfigError::BackendNotHere { kind, instead }),
@@ -214,6 +234,7 @@ fn read_vxlan(object: &Object, mistakes: &mut Vec<String>) -> VxlanBackend {
         direct_routing: fields.boolean("DirectRouting").unwrap_or(false),
     };
     refuse(object, mistakes, "OnDemand", |value| *value == Value::Bool(false));
+    refuse_sealing(object, mistakes);
     backend
 }
 
@@ -231,8 +252,59 @@ fn read_udp(object: &Object, mistakes: &mut Vec<String>) -> UdpBackend {
     let mtu = underlay_mtu(&mut fields);
     let allowed_sources = allowed_sources(&mut fields);
     let strict_source = fields.boolean("StrictSource").unwrap_or(false);
+    let sealing = sealing(&mut fields);
     refuse_unbuilt(object, mistakes);
-    UdpBackend { port, source_ports, mtu, allowed_sources, strict_source }
+    UdpBackend { port, source_ports, mtu, allowed_sources, strict_source, sealing }
+}
+
+/// A mistake here must not end in traffic that is not sealed, and never shows the secret.
+fn sealing(fields: &mut Fields<'_>) -> Option<Sealing> {
+    let is_on = match fields.text("Encryption") {
+        None | Some("") => false,
+        Some("wireguard") => true,
+        Some(other) => {
+            fields.mistake("Encryption", &format!("{other:?} is unknown; use \"wireguard\""));
+            true
+        }
+    };
+    let mode = fields.text("EncryptionMode").filter(|mode| !mode.is_empty());
+    match mode {
+        None | Some("require") => {}
+        Some("offer") => fields.mistake(
+            "EncryptionMode",
+            "\"offer\" is not built yet; use \"require\", which is the default",
+        ),
+        Some(other) => {
+            let text = format!("{other:?} is unknown; use \"require\"");
+            fields.mistake("EncryptionMode", &text);
+        }
+    }
+    let text = fields.text("PSK").filter(|text| !text.is_empty());
+    if text.is_some_and(|text| text.parse::<PresharedKey>().is_err()) {
+        fields.mistake("PSK", "is not 32 bytes in base64, as `wg genpsk` writes them");
+    }
+    if !is_on && (mode.is_some() || text.is_some()) {
+        fields.mistake(
+            "Encryption",
+            "is missing beside PSK or EncryptionMode; add \"Encryption\": \"wireguard\"",
+        );
+    }
+    is_on.then(|| Sealing { preshared: text.and_then(|text| text.parse().ok()) })
+}
+
+/// The kernel's paths carry packets as they are.
+fn refuse_sealing(object: &Object, mistakes: &mut Vec<String>) {
+    for key in ["Encryption", "EncryptionMode", "PSK"] {
+        if object.all(key).any(|value| *value != Value::Null && !is_empty(value)) {
+            mistakes.push(format!(
+                "Backend.{key} needs the type \"udp\", which is the only one that seals"
+            ));
+        }
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    matches!(value, Value::Text(text) if text.is_empty())
 }
 
 /// All of them are ports.
@@ -268,10 +340,8 @@ fn allowed_sources(fields: &mut Fields<'_>) -> Vec<IpNet> {
     sources
 }
 
-/// Keys whose function does not exist yet are refused unless they say what happens anyway, so that
-/// nobody believes traffic to be sealed when it is not.
+/// Keys whose function does not exist yet are refused unless they say what happens anyway.
 fn refuse_unbuilt(object: &Object, mistakes: &mut Vec<String>) {
-    let empty = |value: &Value| matches!(value, Value::Text(text) if text.is_empty());
     refuse(
         object,
         mistakes,
@@ -279,9 +349,6 @@ fn refuse_unbuilt(object: &Object, mistakes: &mut Vec<String>) {
         |value| matches!(value, Value::Array(items) if items.as_slice() == [Value::Text("udp".into())]),
     );
     refuse(object, mistakes, "VXLAN", |_| false);
-    for key in ["Encryption", "EncryptionMode", "PSK"] {
-        refuse(object, mistakes, key, empty);
-    }
 }
 
 fn refuse(object: &Object, mistakes: &mut Vec<String>, key: &str, is_default: fn(&Value) -> bool) {

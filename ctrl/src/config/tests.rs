@@ -89,6 +89,7 @@ fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
                 "2001:db8::/32".parse().unwrap()
             ],
             strict_source: true,
+            sealing: None,
         })
     );
 }
@@ -263,21 +264,57 @@ fn what_is_not_built_yet_is_refused_unless_it_asks_for_nothing() {
     let with = |key: &str| {
         parse(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"udp",{key}}}}}"#))
     };
-    for refused in [
-        r#""Paths":["udp","vxlan"]"#,
-        r#""paths":[]"#,
-        r#""Encryption":"wireguard""#,
-        r#""EncryptionMode":"offer""#,
-        r#""PSK":"secret-words""#,
-        r#""VXLAN":{"VNI":1}"#,
-    ] {
+    for refused in [r#""Paths":["udp","vxlan"]"#, r#""paths":[]"#, r#""VXLAN":{"VNI":1}"#] {
         let error = with(refused).unwrap_err();
         assert!(!error.is_fatal());
         let text = error.to_string();
-        assert!(text.contains("not built yet") && !text.contains("secret-words"), "{text}");
+        assert!(text.contains("not built yet"), "{text}");
     }
-    for fine in [r#""Paths":["udp"]"#, r#""PSK":null"#, r#""Encryption":"""#] {
-        assert!(with(fine).is_ok(), "{fine}");
+    assert!(with(r#""Paths":["udp"]"#).is_ok());
+}
+
+/// A preshared key.
+const PSK: &str = "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE=";
+
+#[test]
+fn sealing_is_on_where_it_is_asked_for() {
+    let sealing = |keys: &str| {
+        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"udp",{keys}}}}}"#);
+        parse(&text).unwrap().backend.udp().unwrap().sealing.clone()
+    };
+    for off in [r#""PSK":null"#, r#""Encryption":"","PSK":"","EncryptionMode":"""#, r#""v":1"#] {
+        assert_eq!(sealing(off), None, "{off}");
+    }
+    let with_psk = format!(r#""encryption":"wireguard","psk":"{PSK}""#);
+    for (on, preshared) in [
+        (r#""Encryption":"wireguard""#, None),
+        (r#""Encryption":"wireguard","EncryptionMode":"require""#, None),
+        (&*with_psk, Some(PSK.parse().unwrap())),
+    ] {
+        assert_eq!(sealing(on), Some(Sealing { preshared }), "{on}");
+    }
+}
+
+#[test]
+fn sealing_in_part_is_a_mistake_and_never_shows_the_secret() {
+    let short = &PSK[..40];
+    for (kind, keys, told) in [
+        ("udp", r#""Encryption":"aes""#.to_owned(), "use \"wireguard\""),
+        ("udp", r#""Encryption":true"#.to_owned(), "Backend.Encryption is a boolean"),
+        ("udp", r#""Encryption":"wireguard","EncryptionMode":"offer""#.to_owned(), "not built yet"),
+        ("udp", r#""Encryption":"wireguard","EncryptionMode":"maybe""#.to_owned(), "require"),
+        ("udp", r#""EncryptionMode":"require""#.to_owned(), "Backend.Encryption is missing"),
+        ("udp", format!(r#""PSK":"{PSK}""#), "Backend.Encryption is missing"),
+        ("udp", format!(r#""Encryption":"wireguard","PSK":"{short}""#), "Backend.PSK is not 32"),
+        ("udp", format!(r#""Encryption":"wireguard","PSK":["{PSK}"]"#), "Backend.PSK is an array"),
+        ("vxlan", r#""Encryption":"wireguard""#.to_owned(), "needs the type \"udp\""),
+        ("host-gw", format!(r#""PSK":"{PSK}""#), "needs the type \"udp\""),
+    ] {
+        let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"{kind}",{keys}}}}}"#);
+        let error = parse(&text).unwrap_err();
+        assert!(!error.is_fatal(), "{keys}");
+        let text = error.to_string();
+        assert!(text.contains(told) && !text.contains(&PSK[..8]), "{text}");
     }
 }
 

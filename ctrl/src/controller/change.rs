@@ -10,6 +10,7 @@
 //! | `Network`, `SubnetMin`, `SubnetMax`, as long as the own subnet is one of them | route, subnet file and table follow |
 //! | `EnableNFTables` | the rules of the other kind replace those in force |
 //! | `SourcePorts` | told; workers are as many as they were at the start |
+//! | `Encryption`, `PSK` | told; until the restart traffic is sealed, or not, as before |
 //! | anything that would give this node or its pods other addresses or another MTU | told; a restart applies it |
 //! | the address that datagrams are sent from is gone, and there is another | sockets are bound to that, and the lease tells it |
 //! | other addresses of the host | told in the lease where it names them |
@@ -92,6 +93,9 @@ fn udp_reasons(before: &UdpBackend, now: &UdpBackend, source_ports: u16) -> Vec<
     let mut reasons = Vec::new();
     if before.source_ports != now.source_ports {
         reasons.push("Backend.SourcePorts is another one; so is the number of workers, perhaps");
+    }
+    if before.sealing != now.sealing {
+        reasons.push("Backend.Encryption or PSK is another one; so are all peers, perhaps");
     }
     // Sockets are bound while their predecessors still have their ports.
     if (1..source_ports).contains(&before.port.abs_diff(now.port)) {
@@ -178,6 +182,9 @@ mod tests {
         assert!(mtu.contains("Restart weft") && mtu.contains("MTU"), "{mtu}");
         let ports = note(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","SourcePorts":2}}"#);
         assert!(ports.contains("Restart weft") && ports.contains("SourcePorts"), "{ports}");
+        let sealing =
+            note(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Encryption":"wireguard"}}"#);
+        assert!(sealing.contains("Restart weft") && sealing.contains("Encryption"), "{sealing}");
     }
 
     #[test]

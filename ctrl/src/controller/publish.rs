@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::error;
 use weft_forward::table::{Table, TableInput};
 
-use super::{Rebinding, TableSink};
+use super::{Rebinding, SealedPeer, TableSink};
 
 /// Changes within this time go out as one table, so that a storm of leases cannot keep the workers
 /// busy with adopting tables.
@@ -18,6 +18,7 @@ const PERIOD: Duration = Duration::from_millis(5);
 pub(super) struct Publisher<S> {
     sink: S,
     last: TableInput,
+    last_sealed: Vec<SealedPeer>,
     last_at: Option<Instant>,
     /// What making the last one took.
     cost: Duration,
@@ -27,7 +28,14 @@ pub(super) struct Publisher<S> {
 impl<S: TableSink> Publisher<S> {
     /// `first` is what the workers have already.
     pub(super) fn new(sink: S, first: &Table) -> Self {
-        Self { sink, last: first.input().clone(), last_at: None, cost: Duration::ZERO, due: false }
+        Self {
+            sink,
+            last: first.input().clone(),
+            last_sealed: Vec::new(),
+            last_at: None,
+            cost: Duration::ZERO,
+            due: false,
+        }
     }
 
     /// See [`TableSink::rebind`].
@@ -56,6 +64,14 @@ impl<S: TableSink> Publisher<S> {
     /// The epoch that a table built now gets.
     pub(super) fn next_epoch(&self) -> u64 {
         self.last.epoch + 1
+    }
+
+    /// Says who traffic is sealed to, unless it was said last.
+    pub(super) fn seal(&mut self, peers: Vec<SealedPeer>) {
+        if peers != self.last_sealed {
+            self.sink.seal(peers.clone());
+            self.last_sealed = peers;
+        }
     }
 
     /// Publishes the table unless it is the last one again, and returns its epoch. A table that cannot
@@ -91,6 +107,8 @@ mod tests {
         fn publish(&mut self, table: Arc<Table>) {
             self.0.borrow_mut().push(table.epoch());
         }
+
+        fn seal(&mut self, _: Vec<SealedPeer>) {}
 
         fn rebind(&mut self, _: Vec<SocketAddr>) -> Rebinding {
             Box::pin(std::future::ready(Ok(())))

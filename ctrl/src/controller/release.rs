@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::key::PublicKey;
 use crate::lease::Attributes;
 use crate::source::acquire::is_owned;
 use crate::source::{Source, SourceError};
@@ -30,6 +31,15 @@ impl Release {
     pub(super) fn tell(self, outcome: Outcome) {
         let _ = self.0.send(outcome);
     }
+}
+
+/// What somebody wants of a running node.
+#[derive(Debug)]
+pub enum Wish {
+    /// To give its lease back.
+    Release(Release),
+    /// That its lease says another public key. It is for a config that seals.
+    Key(PublicKey),
 }
 
 /// Deletes the lease if it is there and ours.

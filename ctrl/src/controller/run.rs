@@ -15,7 +15,7 @@ mod lease;
 
 use super::change::Ground;
 use super::own::{Changed, Life, OwnLease, Tried};
-use super::release::Release;
+use super::release::Wish;
 use super::save::Saver;
 use super::way::{EngineWay, Found, KernelWay, Learnt, Published, Way};
 use super::{Acquired, OnLeaseLoss, RunError, TableSink, Viewer, wanted_rules, with_cause};
@@ -85,12 +85,12 @@ impl Running {
         self,
         sink: impl TableSink,
         stop: impl Future<Output = ()>,
-        releases: mpsc::Receiver<Release>,
+        wishes: mpsc::Receiver<Wish>,
     ) -> Result<(), RunError> {
         let Self { acquired, desired, report } = self;
         let netfilter = acquired.establish_rules().await?;
         let way = EngineWay::new(sink, &acquired.first_table, desired, report);
-        live(Node::new(acquired, way), netfilter, stop, releases).await
+        live(Node::new(acquired, way), netfilter, stop, wishes).await
     }
 }
 
@@ -108,11 +108,11 @@ impl KernelRunning {
     pub async fn run_releasable(
         self,
         stop: impl Future<Output = ()>,
-        releases: mpsc::Receiver<Release>,
+        wishes: mpsc::Receiver<Wish>,
     ) -> Result<(), RunError> {
         let netfilter = self.acquired.establish_rules().await?;
         let way = KernelWay::new(&self.acquired);
-        live(Node::new(self.acquired, way), netfilter, stop, releases).await
+        live(Node::new(self.acquired, way), netfilter, stop, wishes).await
     }
 }
 
@@ -120,7 +120,7 @@ async fn live<W: Way>(
     mut node: Node<W>,
     netfilter: Netfilter,
     stop: impl Future<Output = ()>,
-    releases: mpsc::Receiver<Release>,
+    wishes: mpsc::Receiver<Wish>,
 ) -> Result<(), RunError> {
     node.write_subnet_file();
     node.status.change(|status| {
@@ -133,7 +133,7 @@ async fn live<W: Way>(
         node.publish();
     }
     let rules = netfilter::keep(netfilter, node.rules.subscribe());
-    let inputs = Inputs { watch: node.source.watch(), reported, releases };
+    let inputs = Inputs { watch: node.source.watch(), reported, wishes };
     tokio::select! {
         outcome = follow(node, inputs, stop) => outcome,
         never = rules => match never {},
@@ -164,7 +164,7 @@ async fn follow<W: Way>(
 struct Inputs<R> {
     watch: Watch,
     reported: watch::Receiver<R>,
-    releases: mpsc::Receiver<Release>,
+    wishes: mpsc::Receiver<Wish>,
 }
 
 /// What the loop works on.
@@ -268,11 +268,12 @@ impl<W: Way> Node<W> {
                 looked = self.adjustment.looked() => self.handle_looked(looked),
                 () = at(adjust_at) => return Ok(Ended::GroundMoved),
                 tried = written(&mut self.writing) => self.handle_tried(tried),
-                Some(release) = inputs.releases.recv() => {
-                    if self.release(release).await {
+                Some(wish) = inputs.wishes.recv() => match wish {
+                    Wish::Release(release) => if self.release(release).await {
                         return Ok(Ended::Stopped);
-                    }
-                }
+                    },
+                    Wish::Key(key) => self.take_up_key(key),
+                },
                 update = inputs.watch.next() => {
                     self.handle_update(update, inputs.watch.told_at());
                 }

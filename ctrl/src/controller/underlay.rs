@@ -4,20 +4,25 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tracing::warn;
 
-use super::StartError;
 use super::macs::Macs;
+use super::{Options, StartError};
 use crate::config::{Backend, NetworkConfig};
 use crate::desired::kernel::{Host, Vtep};
 use crate::identity::Identity;
 use crate::interface::Interface;
 use crate::kernel::MacAddress;
 use crate::kernel::object::Underlay;
+use crate::key::PublicKey;
 use crate::lease::{Attributes, Weft, vtep};
 
 /// Lengths of headers in bytes (RFC 768, RFC 7348, IEEE 802.3).
 const UDP_HEADER: u32 = 8;
 const VXLAN_HEADER: u32 = 8;
 const ETHERNET_HEADER: u32 = 14;
+
+/// What a sealed packet is longer than the inner one, as everybody's WireGuard has it: the headers of
+/// IPv6, UDP and the message, and the tag. The same over IPv4, where something is left for padding.
+const SEALED_OVERHEAD: u32 = 40 + UDP_HEADER + 16 + 16;
 
 /// The smallest MTU that a device can have with IPv4 (RFC 791), with IPv6 (RFC 8200).
 const MTU_MIN_V4: u32 = 68;
@@ -26,7 +31,7 @@ const MTU_MIN_V6: u32 = 1280;
 /// The longest packet that a TUN device takes.
 const MTU_MAX: u32 = 65_535;
 
-/// What our lease says that does not change while the node runs.
+/// What our lease says that neither config nor interface do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
     pub(super) identity: Identity,
@@ -36,6 +41,8 @@ pub(super) struct Facts {
     pub(super) source_ports: u16,
     /// Of this node's VXLAN devices; none without `vxlan`.
     pub(super) macs: Macs,
+    /// This node's public key, if its traffic is sealed.
+    pub(super) key: Option<PublicKey>,
 }
 
 /// Where to bind the sockets: the interface's address and the configured port. Only the family that
@@ -75,6 +82,7 @@ pub(super) fn attributes(
             ports: udp.map(|_| facts.source_ports),
             addrs,
             mtu: Some(facts.mtu),
+            key: facts.key,
             v6: config.v6.is_some(),
             ..Weft::default()
         }),
@@ -139,9 +147,21 @@ fn device_mtu(config: &NetworkConfig, interface: &Interface, local: IpAddr) -> u
 fn overhead(backend: &Backend, is_v6: bool) -> u32 {
     let ip = if is_v6 { 40 } else { 20 };
     match backend {
+        Backend::Udp(_) if backend.sealing().is_some() => SEALED_OVERHEAD,
         Backend::Udp(_) => ip + UDP_HEADER,
         Backend::Vxlan(_) => ip + UDP_HEADER + VXLAN_HEADER + ETHERNET_HEADER,
         Backend::HostGw => 0,
+    }
+}
+
+/// Keys come from the store, so whoever can change what it says can take part.
+pub(super) fn check_store(config: &NetworkConfig, options: &Options) -> Result<(), StartError> {
+    let seals = config.backend.sealing().is_some();
+    match options.source.unprotected() {
+        Some(server) if seals && !options.insecure_store => {
+            Err(StartError::InsecureStore { server })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ use super::{Book, Slots};
 use crate::config::{Backend, NetworkConfig};
 use crate::identity::Identity;
 use crate::kernel::MacAddress;
+use crate::key::PublicKey;
 use crate::lease::{Leaf, Lease, Limits, Rejection, vtep};
 
 /// The type of a lease that names none.
@@ -113,6 +114,8 @@ pub struct Viewer {
     pub outer_v6: bool,
     /// The MAC addresses of this node's VXLAN devices.
     pub own_macs: Vec<MacAddress>,
+    /// This node's public key, if its traffic is sealed.
+    pub own_key: Option<PublicKey>,
 }
 
 /// A lease on the way to a peer.
@@ -136,6 +139,7 @@ enum Far {
 struct Taken {
     subnets: HashMap<IpNet, Leaf>,
     macs: HashMap<MacAddress, String>,
+    keys: HashMap<PublicKey, String>,
 }
 
 impl Viewer {
@@ -146,6 +150,7 @@ impl Viewer {
         let mut taken = Taken::default();
         let own = self.own_macs.iter().map(|mac| (*mac, "this host".to_owned()));
         taken.macs.extend(own);
+        taken.keys.extend(self.own_key.map(|key| (key, "this host".to_owned())));
         for (name, entry) in book.by_age() {
             let rejected = |reason| Rejected { name: name.to_owned(), reason };
             let lease = match entry.lease.clone() {
@@ -237,6 +242,9 @@ impl Viewer {
         }
         let far = match &self.config.backend {
             Backend::Udp(udp) => {
+                if udp.sealing.is_some() {
+                    check_key(lease, taken)?;
+                }
                 let outer = self.outer(lease, udp.port).ok_or(Rejection::PublicIpMissing)?;
                 Far::Outer(outer)
             }
@@ -244,6 +252,8 @@ impl Viewer {
             Backend::HostGw => Far::Hops(hops(lease, &leaf)?),
         };
         taken.subnets.extend(leaf.subnets().map(|net| (net, leaf)));
+        let key = lease.attributes.key().map(|key| (key, format!("the older lease {leaf}")));
+        taken.keys.extend(key);
         Ok((leaf, far))
     }
 
@@ -305,6 +315,19 @@ fn takes_source_ports(lease: &Lease) -> bool {
 fn inner_mtu(lease: &Lease) -> Option<u16> {
     let mtu = lease.attributes.weft.as_ref().and_then(|weft| weft.mtu)?;
     u16::try_from(mtu).ok()
+}
+
+/// A key that cannot be, or that another has, makes the whole lease unbelievable: nothing could be sent
+/// to its owner but in clear.
+fn check_key(lease: &Lease, taken: &Taken) -> Result<(), Rejection> {
+    let key = lease.attributes.key().ok_or(Rejection::KeyMissing)?;
+    if key.is_weak() {
+        return Err(Rejection::KeyWeak { key });
+    }
+    match taken.keys.get(&key) {
+        Some(owner) => Err(Rejection::KeyTaken { key, owner: owner.clone() }),
+        None => Ok(()),
+    }
 }
 
 impl Candidate<'_> {

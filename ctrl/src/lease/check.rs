@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::{Lease, ValueError};
 use crate::config::{NetworkConfig, SubnetRange};
 use crate::kernel::MacAddress;
+use crate::key::PublicKey;
 use crate::lease::Leaf;
 
 /// Why a lease is not believed.
@@ -92,6 +93,26 @@ pub enum Rejection {
         /// Who had it before.
         owner: String,
     },
+    /// Nothing that is sealed can be sent to it.
+    #[error(
+        "It has no public key, and the network config demands that traffic is sealed: its node is a \
+         flanneld, or a weft that has not been restarted since"
+    )]
+    KeyMissing,
+    /// Everybody could open what is sealed with it.
+    #[error("Its public key {key} is zero or another one that makes every secret the same")]
+    KeyWeak {
+        /// What it says.
+        key: PublicKey,
+    },
+    /// Two nodes have one private key, or one of them lies.
+    #[error("Its public key {key} is that of {owner}")]
+    KeyTaken {
+        /// What it says.
+        key: PublicKey,
+        /// Who had it before.
+        owner: String,
+    },
     /// Left over from this node's earlier life.
     #[error("It carries this node's own identity: a left-over, or a copied state directory")]
     OwnIdentity,
@@ -119,6 +140,9 @@ impl Rejection {
             Self::PublicIpMissing => "public_ip_missing",
             Self::MacUnusable { .. } => "mac_unusable",
             Self::MacTaken { .. } => "mac_taken",
+            Self::KeyMissing => "key_missing",
+            Self::KeyWeak { .. } => "key_weak",
+            Self::KeyTaken { .. } => "key_taken",
             Self::OwnIdentity => "own_identity",
             Self::TooMany => "too_many",
         }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::identity::Identity;
 use crate::json::{self, Fields, Object, Value};
+use crate::key::PublicKey;
 
 /// The only version of the [`Weft`] key that is understood.
 pub const WEFT_VERSION: u64 = 1;
@@ -73,6 +74,9 @@ pub struct Weft {
     /// MTU of its tunnel device, bytes of inner packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// What others seal their traffic to it with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PublicKey>,
     /// It takes IPv6 inside.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub v6: bool,
@@ -89,6 +93,7 @@ impl Default for Weft {
             ports: None,
             addrs: Vec::new(),
             mtu: None,
+            key: None,
             v6: false,
         }
     }
@@ -135,6 +140,12 @@ impl Attributes {
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("texts, numbers and addresses can always be written")
+    }
+
+    /// What traffic to its owner is sealed with.
+    #[must_use]
+    pub fn key(&self) -> Option<PublicKey> {
+        self.weft.as_ref().and_then(|weft| weft.key)
     }
 
     /// Who wrote this, if it was one of ours.
@@ -215,6 +226,7 @@ fn weft(object: &Object, mistakes: &mut Vec<String>) -> Option<Weft> {
         ports: port(&mut fields, "ports"),
         addrs: addresses(&mut fields),
         mtu: mtu(&mut fields),
+        key: key(&mut fields),
         v6: fields.boolean("v6").unwrap_or(false),
     })
 }
@@ -226,6 +238,15 @@ fn identity(fields: &mut Fields<'_>) -> Option<Identity> {
         fields.mistake("id", "is not 32 hexadecimal digits");
     }
     identity
+}
+
+fn key(fields: &mut Fields<'_>) -> Option<PublicKey> {
+    let text = fields.text("key")?;
+    let key = text.parse().ok();
+    if key.is_none() {
+        fields.mistake("key", "is not 32 bytes in base64");
+    }
+    key
 }
 
 fn port(fields: &mut Fields<'_>, key: &str) -> Option<u16> {

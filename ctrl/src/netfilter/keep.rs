@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::command::CommandError;
 use super::iptables::{self, Iptables};
 use super::rules::{Family, Overlay};
-use super::{Netfilter, Wanted, blackhole, drops, nft};
+use super::{Netfilter, Wanted, blackhole, drops, nft, wall};
 
 /// How often other programs' chains are looked at.
 const DROPS_PERIOD: Duration = Duration::from_secs(30);
@@ -89,6 +89,9 @@ impl Keeper {
     async fn look_around(&mut self) {
         let mut problems = Vec::new();
         let (is_first, ours) = (!self.is_tidy, self.netfilter.ours());
+        if is_first || self.netfilter.wanted.sealed {
+            problems.extend(self.keep_wall().await);
+        }
         if is_first || self.netfilter.options.blackhole {
             problems.extend(self.keep_blackholes(&ours).await);
         }
@@ -110,6 +113,18 @@ impl Keeper {
         }
         problems.extend(self.missing.iter().chain(&self.drops).cloned());
         self.netfilter.show(&problems);
+    }
+
+    async fn keep_wall(&mut self) -> Option<String> {
+        match wall::keep(&self.netfilter.wanted).await {
+            Ok(true) if self.netfilter.wanted.sealed => {
+                self.netfilter.status.change(|status| status.rule_repairs += 1);
+                warn!("somebody has changed what keeps unsealed packets out; it is in order again");
+                None
+            }
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     async fn keep_blackholes(&self, ours: &[Overlay]) -> Vec<String> {

@@ -111,6 +111,36 @@ pub(super) async fn remove_own() -> Result<bool, CommandError> {
     delete(&[OWN_TABLE.to_owned()]).await
 }
 
+/// The rules of a chain in weft's table that is entered at `hook`, if it is there.
+pub(super) async fn own_chain(name: &str, hook: &str) -> Result<Option<Vec<String>>, CommandError> {
+    let (family, table) = OWN_TABLE.split_once(' ').expect("a table has a family and a name");
+    let text = match run("nft", &["--stateless", "list", "table", family, table], "").await {
+        Ok(text) => TableText::parse(&text),
+        Err(CommandError::Refused { said, .. }) if said.contains("No such file") => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let chain = text.chain(name).filter(|chain| chain.hook.as_deref() == Some(hook));
+    Ok(chain.map(|chain| chain.rules.clone()))
+}
+
+/// Makes such a chain, or replaces the rules of the one that is there, in one transaction.
+pub(super) async fn fill_own_chain(
+    name: &str,
+    hook: &str,
+    rules: &[String],
+) -> Result<(), CommandError> {
+    let mut script = format!(
+        "add table {OWN_TABLE}\nadd chain {OWN_TABLE} {name} {{ {hook} }}\n\
+         flush chain {OWN_TABLE} {name}\n"
+    );
+    for rule in rules {
+        script += &format!("add rule {OWN_TABLE} {name} {rule}\n");
+    }
+    load(&script).await
+}
+
 async fn delete(tables: &[String]) -> Result<bool, CommandError> {
     let there = run("nft", &["list", "tables"], "").await?;
     let is_there = |table: &&String| {

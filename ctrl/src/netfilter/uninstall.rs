@@ -4,7 +4,7 @@ use super::command::CommandError;
 use super::iptables::{self, Iptables};
 use super::keep::unless_missing;
 use super::rules::Family;
-use super::{blackhole, nft};
+use super::{blackhole, nft, wall};
 
 /// Removes every rule of flannel's chains and tables, whatever network it is for, with what leads into
 /// them, and the blackhole routes. Returns what was there and is gone, and a sentence for each
@@ -24,8 +24,11 @@ pub async fn uninstall() -> (Vec<String>, Vec<String>) {
     }
     let tables = unless_missing(nft::remove(&Family::ALL).await);
     note("flannel's tables of nft", tables.map(|one| one == Some(true)));
-    let own = unless_missing(nft::remove_own().await);
-    note("the nft table inet weft", own.map(|one| one == Some(true)));
+    match wall::remove().await {
+        Ok(true) => removed.push("what kept unsealed packets out".to_owned()),
+        Ok(false) => {}
+        Err(error) => failures.push(error.to_string()),
+    }
     match blackhole::remove_all().await {
         Ok(subnets) => {
             removed.extend(subnets.iter().map(|subnet| format!("the blackhole route to {subnet}")));

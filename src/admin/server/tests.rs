@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::*;
-use crate::admin::{Drops, Peers, Releasing, Status};
+use crate::admin::{Drops, Peers, Releasing, Rotated, Rotating, Status};
 
 struct Fixed;
 
@@ -20,6 +20,9 @@ impl Answers for Fixed {
     }
     fn release(&self) -> Releasing {
         Box::pin(async { Err("it stays".to_owned()) })
+    }
+    fn rotate(&self) -> Rotating {
+        Box::pin(async { Ok(Rotated { key: "new".to_owned() }) })
     }
 }
 

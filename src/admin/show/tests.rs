@@ -10,6 +10,7 @@ fn full() -> Status {
         uptime_seconds: 90_061,
         ready: true,
         problems: vec![],
+        sealing: None,
         source: "directory /leases".into(),
         datastore: Datastore { connected: true, ..Datastore::default() },
         network: Some(Network {
@@ -135,6 +136,7 @@ fn peers_line_up() {
         takes_ipv6: true,
         path_mtu: None,
         segmentation: true,
+        sealing: None,
     };
     let limited = Peer {
         subnet: Some("10.244.3.0/24".into()),
@@ -188,6 +190,7 @@ fn peers_of_the_kernel_are_shown_with_the_choice_of_their_path() {
         takes_ipv6: false,
         path_mtu: None,
         segmentation: true,
+        sealing: None,
     };
     let without_choice = Peer { path: "vxlan".into(), reason: None, id: None, ..direct.clone() };
     assert_eq!(

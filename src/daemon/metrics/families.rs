@@ -1,12 +1,15 @@
 //! The list of all metrics: names, helps, labels, and where each comes from.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Unit;
 use weft_ctrl::status::Status;
+use weft_dataplane::handshakes::Report;
 use weft_dataplane::{BUFFERS, WorkerInfo};
 use weft_forward::counters::{HistogramSnapshot, InboundSnapshot, OutboundSnapshot, Snapshot};
+use weft_seal::rejected::Rejected;
 
 use super::{Family, Labels, Value};
 use crate::cli::VERSION;
@@ -38,6 +41,8 @@ pub(in crate::daemon) struct Scrape {
 #[derive(Debug)]
 pub(in crate::daemon) struct Moving {
     pub(in crate::daemon) info: WorkerInfo,
+    /// How handshakes go, if traffic is sealed.
+    pub(in crate::daemon) sealing: Option<Arc<Report>>,
     /// By all workers.
     pub(in crate::daemon) counted: Snapshot,
     /// By each worker, in the order of their numbers.
@@ -55,6 +60,7 @@ pub(super) fn families(scrape: &Scrape) -> Vec<Family> {
         all.extend(events(&moving.counted));
         all.extend(buffers(&moving.counted, moving.workers.len() as u64));
         all.extend(paths(scrape));
+        all.extend(moving.sealing.iter().flat_map(|report| sealing(report)));
     }
     all.push(kernel(&scrape.kernel));
     all
@@ -310,6 +316,38 @@ fn paths(scrape: &Scrape) -> Vec<Family> {
     all.extend(lowest.map(|mtu| gauge("path_mtu_min", help, mtu).of(Unit::Bytes)));
     all.extend(device.map(|mtu| gauge("device_mtu", "The device's MTU.", mtu).of(Unit::Bytes)));
     all
+}
+
+fn sealing(report: &Report) -> Vec<Family> {
+    let with_session = report.peers.iter().filter(|peer| peer.session_age.is_some()).count();
+    let refused = |(reason, count): (Rejected, u64)| {
+        (labels([("reason", reason.name())]), Value::Counter(count))
+    };
+    vec![
+        gauge("sealing_sessions", "Sessions that may receive.", report.sessions as u64),
+        gauge("sealing_peers", "Peers that there is a session with.", with_session as u64),
+        counter("sealing_handshakes", "Sessions that were made and used.", report.handshakes),
+        counter(
+            "sealing_given_up_handshakes",
+            "Handshakes that were given up without an answer.",
+            report.given_up,
+        ),
+        counter(
+            "sealing_dropped_packets",
+            "Packets that waited for a session and were dropped.",
+            report.packets_dropped,
+        ),
+        counter(
+            "sealing_failed_sends",
+            "Messages that the kernel refused to send.",
+            report.sends_failed,
+        ),
+        family(
+            "sealing_refused_messages",
+            "Messages of handshakes that were not accepted.",
+            report.rejections().map(refused),
+        ),
+    ]
 }
 
 fn kernel(losses: &[(&'static str, u64)]) -> Family {

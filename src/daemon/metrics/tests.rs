@@ -48,6 +48,7 @@ fn scrape(counted: weft_forward::counters::Snapshot) -> Scrape {
         kernel: vec![("flannel0_tx_dropped", 6)],
         moving: Some(Moving {
             info,
+            sealing: None,
             counted,
             workers: vec![counted, Counters::default().snapshot()],
         }),

@@ -17,6 +17,7 @@ use super::{Changed, Node, PERIOD};
 use crate::config::NetworkConfig;
 use crate::device;
 use crate::interface::{self, Chosen, Families, Interface, InterfaceError, InterfaceOptions};
+use crate::key::PublicKey;
 use crate::status::Concern;
 
 /// How often the host is looked at while the address that is needed is gone.
@@ -184,6 +185,13 @@ impl<W: Way> Node<W> {
         self.way.go_over(&self.ground, &ground).await?;
         self.take_up(ground);
         Ok(())
+    }
+
+    /// Our lease says another key; peers that seal with it come from their own reading of the lease.
+    pub(super) fn take_up_key(&mut self, key: PublicKey) {
+        self.adjustment.facts.key = Some(key);
+        self.viewer.own_key = Some(key);
+        self.take_up(self.ground.clone());
     }
 
     /// Everything that says what the node goes by says the new thing; the own subnet stays.

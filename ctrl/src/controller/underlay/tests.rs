@@ -1,4 +1,9 @@
+use super::super::OnLeaseLoss;
 use super::*;
+use crate::interface::InterfaceOptions;
+use crate::netfilter;
+use crate::source::SourceOptions;
+use crate::source::etcd::{Endpoints, EtcdOptions};
 
 fn config(backend: &str) -> NetworkConfig {
     let document = format!(r#"{{"Network":"10.244.0.0/16","Backend":{backend}}}"#);
@@ -34,7 +39,7 @@ fn interface(config: &NetworkConfig) -> Interface {
 fn facts(mtu: u32) -> Facts {
     let mac = |text: &str| Some(text.parse().unwrap());
     let macs = Macs { v4: mac("22:2b:3a:1d:8d:3c"), v6: mac("22:2b:3a:1d:8d:3d") };
-    Facts { identity: "0".repeat(32).parse().unwrap(), mtu, source_ports: 1, macs }
+    Facts { identity: "0".repeat(32).parse().unwrap(), mtu, source_ports: 1, macs, key: None }
 }
 
 /// The lease of 10.244.1.0/24 as a flanneld wrote it.
@@ -111,4 +116,56 @@ fn plain_routes_need_the_interfaces_own_address() {
             assert!(text.contains("203.0.113.7") && text.contains("--public-ip"), "{text}");
         }
     }
+}
+
+const SEALED: &str = r#"{"Type":"udp","Encryption":"wireguard"}"#;
+
+#[test]
+fn sealed_packets_leave_as_much_room_over_ipv4_as_over_ipv6() {
+    for config in [config(SEALED), dual(SEALED), only_v6(SEALED)] {
+        assert_eq!(inner_mtu(&config, &interface(&config)).unwrap(), 1420);
+    }
+}
+
+#[test]
+fn a_lease_says_the_key() {
+    let config = config(SEALED);
+    let key = "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=";
+    let facts = Facts { key: Some(key.parse().unwrap()), ..facts(1420) };
+    let value = attributes(&interface(&config), &config, &facts).to_json();
+    assert!(String::from_utf8(value.clone()).unwrap().contains(&format!(r#""key":"{key}""#)));
+    assert_eq!(Attributes::parse(&value).unwrap().key(), facts.key);
+}
+
+#[test]
+fn keys_come_from_a_store_that_nobody_on_the_way_can_change() {
+    let options = |url: &str, insecure_store| Options {
+        source: SourceOptions::Etcd(Box::new(EtcdOptions::new(
+            Endpoints::parse(url, false).unwrap().servers,
+            "/coreos.com/network",
+        ))),
+        state_directory: "/state".into(),
+        subnet_file: "/subnet.env".into(),
+        interface: InterfaceOptions::default(),
+        netfilter: netfilter::Options {
+            masquerade: false,
+            fully_random: false,
+            forward: false,
+            resync: std::time::Duration::from_secs(5),
+            blackhole: false,
+        },
+        renew_margin: std::time::Duration::ZERO,
+        on_lease_loss: OnLeaseLoss::Hold,
+        insecure_store,
+    };
+    let sealed = config(SEALED);
+    let open = "https://192.0.2.1:2379,http://192.0.2.2:2379";
+    let refused = check_store(&sealed, &options(open, false)).unwrap_err();
+    assert!(refused.to_string().contains("http://192.0.2.2:2379"), "{refused}");
+    for (url, insecure_store) in
+        [(open, true), ("https://192.0.2.1:2379", false), ("http://127.0.0.1:2379", false)]
+    {
+        assert!(check_store(&sealed, &options(url, insecure_store)).is_ok(), "{url}");
+    }
+    assert!(check_store(&config(r#"{"Type":"udp"}"#), &options(open, false)).is_ok());
 }

@@ -11,8 +11,8 @@ use weft_forward::table::Table;
 use super::{Found, Learnt, Published, Way};
 use crate::controller::change::Ground;
 use crate::controller::publish::Publisher;
-use crate::controller::{RunError, TableSink, underlay, with_cause};
-use crate::desired::{Book, Slots, Viewer};
+use crate::controller::{RunError, SealedPeer, TableSink, underlay, with_cause};
+use crate::desired::{Accepted, Book, Slots, Viewer};
 use crate::device::{self, DesiredDevice, Report};
 use crate::lease::Leaf;
 use crate::status::PeerStatus;
@@ -56,6 +56,9 @@ impl<S: TableSink> Way for EngineWay<S> {
     fn publish(&mut self, viewer: &Viewer, book: &Book) -> Option<Published> {
         let began = Instant::now();
         let view = viewer.view(book, &mut self.slots);
+        if viewer.own_key.is_some() {
+            self.publisher.seal(view.accepted.iter().filter_map(sealed_peer).collect());
+        }
         let input = viewer.table_input(&view, self.publisher.next_epoch());
         let epoch = self.publisher.publish(input);
         let peers = view.accepted.iter().filter_map(PeerStatus::of_engine).collect();
@@ -115,4 +118,10 @@ impl<S: TableSink> Way for EngineWay<S> {
         self.desired = wanted;
         Ok(())
     }
+}
+
+fn sealed_peer(accepted: &Accepted) -> Option<SealedPeer> {
+    let peer = accepted.peer()?;
+    let key = accepted.lease.attributes.key()?;
+    Some(SealedPeer { slot: peer.slot, generation: peer.generation, outer: peer.outer, key })
 }

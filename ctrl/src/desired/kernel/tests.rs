@@ -34,6 +34,7 @@ impl World {
                 own_addresses: vec!["192.0.2.1".parse().unwrap()],
                 outer_v6: false,
                 own_macs: Vec::new(),
+                own_key: None,
             },
             book: Book::default(),
             on_link: OnLink::new(),

@@ -21,6 +21,7 @@ impl World {
             identity: identity(1),
             own_addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             own_macs: vec![OWN_MAC.parse().unwrap()],
+            own_key: None,
         };
         Self { viewer, book: Book::default(), slots: Slots::default() }
     }
@@ -374,4 +375,57 @@ proptest::proptest! {
         proptest::prop_assert!(Table::new(world.viewer.table_input(&view, 2)).is_ok());
         proptest::prop_assert_eq!(world.view(), view);
     }
+}
+
+/// Public keys.
+const KEYS: [&str; 3] = [
+    "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=",
+    "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
+    "TrMvSoP4jYQlY6RIzBgbssQqY3vxI2Pi+y71lOWWXX0=",
+];
+
+fn with_key(public_ip: &str, key: &str) -> String {
+    format!(r#"{{"PublicIP":"{public_ip}","PublicIPv6":null,"Weft":{{"v":1,"key":"{key}"}}}}"#)
+}
+
+#[test]
+fn where_traffic_is_sealed_a_peer_needs_a_key_of_its_own() {
+    let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","Encryption":"wireguard"}}"#;
+    let mut world = World::new(config, "10.5.1.0-24");
+    world.viewer.own_key = Some(KEYS[0].parse().unwrap());
+    world.put("10.5.2.0-24", &with_key("192.0.2.2", KEYS[1]));
+    world.put("10.5.3.0-24", &with_key("192.0.2.3", KEYS[1]));
+    world.put("10.5.4.0-24", &with_key("192.0.2.4", KEYS[0]));
+    world.put("10.5.5.0-24", r#"{"PublicIP":"192.0.2.5","PublicIPv6":null}"#);
+    let zero = format!("{}=", "A".repeat(43));
+    world.put("10.5.6.0-24", &with_key("192.0.2.6", &zero));
+    world.put("10.5.7.0-24", &with_key("192.0.2.7", "AQAA"));
+    world.put("10.5.8.0-24", &with_key("192.0.2.8", KEYS[2]));
+    let view = world.viewer.view(&world.book, &mut world.slots);
+    let accepted: Vec<String> = view.accepted.iter().map(|one| one.leaf.to_string()).collect();
+    assert_eq!(accepted, ["10.5.2.0-24", "10.5.8.0-24"], "no bad lease harms another");
+    let rejected: Vec<_> =
+        view.rejected.iter().map(|one| (one.name.as_str(), one.reason.name())).collect();
+    assert_eq!(
+        rejected,
+        [
+            ("10.5.3.0-24", "key_taken"),
+            ("10.5.4.0-24", "key_taken"),
+            ("10.5.5.0-24", "key_missing"),
+            ("10.5.6.0-24", "key_weak"),
+            ("10.5.7.0-24", "value"),
+        ]
+    );
+    let text = view.rejected[0].reason.to_string();
+    assert!(text.contains(KEYS[1]) && text.contains("the older lease 10.5.2.0-24"), "{text}");
+    assert!(view.rejected[1].reason.to_string().contains("this host"));
+}
+
+#[test]
+fn where_traffic_is_not_sealed_keys_do_not_matter() {
+    let mut world = World::v4();
+    world.put("10.5.2.0-24", &with_key("192.0.2.2", KEYS[1]));
+    world.put("10.5.3.0-24", &with_key("192.0.2.3", KEYS[1]));
+    let view = world.viewer.view(&world.book, &mut world.slots);
+    assert_eq!((view.accepted.len(), view.rejected.len()), (2, 0));
 }

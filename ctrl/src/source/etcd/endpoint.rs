@@ -1,6 +1,7 @@
 //! Addresses of etcd servers, as flanneld's users write them.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,21 @@ impl Endpoint {
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.url.starts_with("https://")
+    }
+
+    /// Whether traffic to it stays on this host. A name may lead anywhere, but for the one of the host
+    /// itself (RFC 6761).
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let authority = self.url.split_once("://").map_or("", |(_, rest)| rest);
+        if let Ok(address) = authority.parse::<SocketAddr>() {
+            return address.ip().is_loopback();
+        }
+        let bare = authority.trim_start_matches('[').trim_end_matches(']');
+        let is_address = bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        let name = authority.rsplit_once(':').map_or(authority, |(name, _)| name);
+        let is_loopback_v4 = name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback());
+        is_address || is_loopback_v4 || name.eq_ignore_ascii_case("localhost")
     }
 }
 
@@ -121,6 +137,18 @@ mod tests {
         );
         assert_eq!(urls("10.0.0.1:2379", true), ["https://10.0.0.1:2379"]);
         assert_eq!(urls("http://10.0.0.1:2379", true), ["http://10.0.0.1:2379"]);
+    }
+
+    #[test]
+    fn only_this_host_is_loopback() {
+        let is_loopback = |text| Endpoints::parse(text, false).unwrap().servers[0].is_loopback();
+        for here in ["127.0.0.1:2379", "http://127.9.9.9", "[::1]:2379", "[::1]", "LocalHost:1"] {
+            assert!(is_loopback(here), "{here}");
+        }
+        for away in ["10.0.0.1:2379", "[2001:db8::1]:2379", "localhost.example:1", "127.0.0.1.x:1"]
+        {
+            assert!(!is_loopback(away), "{away}");
+        }
     }
 
     #[test]

@@ -1,0 +1,189 @@
+//! Where traffic is sealed: nothing of the network comes in past the tunnel, and nothing leaves past it.
+//!
+//! In: a chain in a table of our own drops what arrives with an address of the network, except from the
+//! tunnel, from this host itself, and from our own pods by the interface that leads to them. It sees
+//! packets before connection tracking, so that all are judged by their addresses on the wire. Out: while
+//! there is no tunnel, the last of all routes to the network says that it is unreachable.
+//!
+//! Both stay when the daemon ends in any way. They are removed when a config no longer seals, and by
+//! [`uninstall`](super::uninstall).
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteType};
+use rtnetlink::RouteMessageBuilder;
+use tracing::{info, warn};
+
+use super::command::CommandError;
+use super::{Overlay, Wanted, blackhole, nft};
+use crate::controller::DEVICE_NAME;
+use crate::device::ROUTE_PROTOCOL;
+use crate::interface::reader::Netlink;
+use crate::interface::snapshot::Route;
+
+/// The name of the chain in the table that is only weft's.
+const CHAIN: &str = "wall";
+
+/// Where packets meet it, as `nft` writes that.
+const HOOK: &str = "type filter hook prerouting priority raw; policy accept;";
+
+/// Any route but the blackhole of the own subnet comes before.
+const METRIC: u32 = blackhole::METRIC - 1;
+
+/// Why nothing can be sealed on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum WallError {
+    /// The chain is not there.
+    #[error(
+        "The network config demands that traffic is sealed, but packets past the tunnel cannot be \
+         dropped: {0}. Install nftables, and run as root or with CAP_NET_ADMIN on a kernel with \
+         nf_tables and its fib expression"
+    )]
+    Chain(#[source] CommandError),
+    /// The route is not there.
+    #[error(
+        "The network config demands that traffic is sealed, but the route that keeps it from leaving \
+         past the tunnel cannot be made: {0}"
+    )]
+    Route(String),
+}
+
+/// Puts up what keeps unsealed packets out and in, or takes it down where traffic is not sealed.
+///
+/// # Errors
+/// It is wanted and cannot be had. What cannot be taken down is told.
+pub(crate) async fn establish(wanted: &Wanted) -> Result<(), WallError> {
+    let outcome = keep(wanted).await;
+    if wanted.sealed {
+        return outcome.map(drop);
+    }
+    if let Err(error) = outcome {
+        warn!(%error, "what kept unsealed packets out could not be removed");
+    }
+    Ok(())
+}
+
+/// Brings everything into order, and returns whether something had to be changed.
+pub(super) async fn keep(wanted: &Wanted) -> Result<bool, WallError> {
+    if !wanted.sealed {
+        return remove().await;
+    }
+    let routed = keep_routes(&wanted.overlays).await.map_err(WallError::Route)?;
+    let chain = keep_chain(&wanted.overlays).await.map_err(WallError::Chain)?;
+    Ok(routed || chain)
+}
+
+/// Takes both down; returns whether one was there.
+pub(super) async fn remove() -> Result<bool, WallError> {
+    let chain = match nft::remove_own().await {
+        Err(error) if error.is_missing() => false,
+        outcome => outcome.map_err(WallError::Chain)?,
+    };
+    let routes = keep_routes(&[]).await.map_err(WallError::Route)?;
+    if chain || routes {
+        info!("traffic is not sealed any more; what kept unsealed packets out is removed");
+    }
+    Ok(chain || routes)
+}
+
+async fn keep_chain(overlays: &[Overlay]) -> Result<bool, CommandError> {
+    let rules = rules(overlays);
+    if nft::own_chain(CHAIN, HOOK).await?.is_some_and(|there| there == rules) {
+        return Ok(false);
+    }
+    nft::fill_own_chain(CHAIN, HOOK, &rules).await?;
+    Ok(true)
+}
+
+/// As `nft` lists them.
+fn rules(overlays: &[Overlay]) -> Vec<String> {
+    let mut rules = [DEVICE_NAME, "lo"].map(|name| format!("iifname \"{name}\" accept")).to_vec();
+    for Overlay { network, subnet } in overlays {
+        let family = match network {
+            IpNet::V4(_) => "ip",
+            IpNet::V6(_) => "ip6",
+        };
+        rules.push(format!("{family} saddr {subnet} fib saddr . iif oif != 0 accept"));
+        for side in ["saddr", "daddr"] {
+            rules.push(format!("{family} {side} {network} counter drop"));
+        }
+    }
+    rules
+}
+
+/// Adds the routes that are missing and removes those of ours to other networks; returns whether there
+/// was anything to do.
+async fn keep_routes(overlays: &[Overlay]) -> Result<bool, String> {
+    let sentence = |error: &dyn std::error::Error| error.to_string();
+    let netlink = Netlink::open().map_err(|error| sentence(&error))?;
+    let routes = netlink.routes().await.map_err(|error| sentence(&error))?;
+    let there: Vec<IpNet> =
+        routes.iter().filter(|route| is_ours(route)).map(|route| route.destination).collect();
+    let wanted: Vec<IpNet> = overlays.iter().map(|overlay| overlay.network).collect();
+    let mut problems = String::new();
+    for network in wanted.iter().filter(|network| !there.contains(network)) {
+        if let Err(error) = netlink.handle().route().add(message(*network)).execute().await {
+            write!(problems, "{network}: {error} ").expect("memory takes all writes");
+        }
+    }
+    for network in there.iter().filter(|network| !wanted.contains(network)) {
+        if let Err(error) = netlink.handle().route().del(message(*network)).execute().await {
+            write!(problems, "{network}: {error} ").expect("memory takes all writes");
+        }
+    }
+    if problems.is_empty() { Ok(there != wanted) } else { Err(problems.trim_end().to_owned()) }
+}
+
+/// Whether a route is one that this module has made.
+fn is_ours(route: &Route) -> bool {
+    !route.unicast && route.protocol == ROUTE_PROTOCOL && route.metric == METRIC
+}
+
+fn message(network: IpNet) -> RouteMessage {
+    let protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+    let length = network.prefix_len();
+    match network.network() {
+        IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(address, length)
+            .kind(RouteType::Unreachable)
+            .priority(METRIC)
+            .protocol(protocol)
+            .build(),
+        IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(address, length)
+            .kind(RouteType::Unreachable)
+            .priority(METRIC)
+            .protocol(protocol)
+            .build(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_own_pods_may_come_in_beside_the_tunnel() {
+        let overlay = |network: &str, subnet: &str| Overlay {
+            network: network.parse().unwrap(),
+            subnet: subnet.parse().unwrap(),
+        };
+        let overlays =
+            [overlay("10.5.0.0/16", "10.5.1.0/24"), overlay("fd00::/48", "fd00:0:0:1::/64")];
+        assert_eq!(
+            rules(&overlays),
+            [
+                r#"iifname "flannel0" accept"#,
+                r#"iifname "lo" accept"#,
+                "ip saddr 10.5.1.0/24 fib saddr . iif oif != 0 accept",
+                "ip saddr 10.5.0.0/16 counter drop",
+                "ip daddr 10.5.0.0/16 counter drop",
+                "ip6 saddr fd00:0:0:1::/64 fib saddr . iif oif != 0 accept",
+                "ip6 saddr fd00::/48 counter drop",
+                "ip6 daddr fd00::/48 counter drop",
+            ]
+        );
+    }
+}
