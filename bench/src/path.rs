@@ -44,6 +44,10 @@ pub enum PathKind {
     #[value(name = "weft-2")]
     #[serde(rename = "weft-2")]
     Weft2,
+    /// Two weft daemons with the backend `host-gw`, whose routes the kernel follows.
+    WeftHostGw,
+    /// Two weft daemons with the backend `vxlan`, whose devices the kernel has.
+    WeftVxlan,
     /// The comparator that stands for flannel's UDP mode.
     PerPacket,
     /// A forwarder that waits for one packet at a time, on tokio-uring.
@@ -70,6 +74,8 @@ impl PathKind {
             PathKind::Weft => "weft",
             PathKind::WeftEpoll => "weft-epoll",
             PathKind::Weft2 => "weft-2",
+            PathKind::WeftHostGw => "weft-host-gw",
+            PathKind::WeftVxlan => "weft-vxlan",
             PathKind::PerPacket => "per-packet",
             PathKind::TokioUring => "tokio-uring",
             PathKind::Wireguard => "wireguard",
@@ -83,8 +89,8 @@ impl PathKind {
     pub fn mtu(self, underlay_mtu: u32) -> u32 {
         underlay_mtu
             - match self {
-                PathKind::Bare | PathKind::HostGw => 0,
-                PathKind::Vxlan => 50,
+                PathKind::Bare | PathKind::HostGw | PathKind::WeftHostGw => 0,
+                PathKind::Vxlan | PathKind::WeftVxlan => 50,
                 PathKind::Weft | PathKind::WeftEpoll | PathKind::Weft2 => 28,
                 PathKind::PerPacket | PathKind::TokioUring => 28,
                 PathKind::Wireguard | PathKind::WireguardGo | PathKind::BoringtunCli => 80,
@@ -160,9 +166,11 @@ impl RunningPath {
             PathKind::Vxlan => vxlan::set_up(lab)?,
             PathKind::PerPacket => path.start_forwarders(lab, programs, "per-packet")?,
             PathKind::TokioUring => path.start_forwarders(lab, programs, "per-await")?,
-            PathKind::Weft => path.start_weft(lab, programs, &[])?,
-            PathKind::WeftEpoll => path.start_weft(lab, programs, &["--engine", "epoll"])?,
-            PathKind::Weft2 => path.start_weft(lab, programs, &["--workers", "2"])?,
+            PathKind::Weft => path.start_weft(lab, programs, None, &[])?,
+            PathKind::WeftEpoll => path.start_weft(lab, programs, None, &["--engine", "epoll"])?,
+            PathKind::Weft2 => path.start_weft(lab, programs, None, &["--workers", "2"])?,
+            PathKind::WeftHostGw => path.start_weft(lab, programs, Some("host-gw"), &[])?,
+            PathKind::WeftVxlan => path.start_weft(lab, programs, Some("vxlan"), &[])?,
             PathKind::Wireguard => path.start_wireguard(lab, programs, Flavour::Kernel)?,
             PathKind::WireguardGo => path.start_wireguard(lab, programs, Flavour::Go)?,
             PathKind::BoringtunCli => path.start_wireguard(lab, programs, Flavour::Boringtun)?,
@@ -171,8 +179,18 @@ impl RunningPath {
         Ok(path)
     }
 
-    fn start_weft(&mut self, lab: &Lab, programs: &Programs, flags: &[&str]) -> Result<()> {
-        let mut weft = Weft::new(&programs.weft);
+    /// With another backend than the usual one if `backend` names it.
+    fn start_weft(
+        &mut self,
+        lab: &Lab,
+        programs: &Programs,
+        backend: Option<&str>,
+        flags: &[&str],
+    ) -> Result<()> {
+        let mut weft = match backend {
+            Some(name) => Weft::with_backend(&programs.weft, &format!(r#"{{"Type":"{name}"}}"#)),
+            None => Weft::new(&programs.weft),
+        };
         let flags = flags.iter().map(|&flag| flag.to_owned());
         weft.flags = flags.chain(programs.weft_flags.iter().cloned()).collect();
         for side in Side::BOTH {
@@ -241,8 +259,9 @@ impl RunningPath {
             process.stop()?;
         }
         match self.kind {
-            PathKind::Bare | PathKind::HostGw => remove_routes(lab)?,
-            PathKind::Vxlan => vxlan::remove(lab)?,
+            // The kernel goes on without the daemons.
+            PathKind::Bare | PathKind::HostGw | PathKind::WeftHostGw => remove_routes(lab)?,
+            PathKind::Vxlan | PathKind::WeftVxlan => vxlan::remove(lab)?,
             PathKind::Wireguard => wireguard::remove(lab, &self.tunnels)?,
             PathKind::TokioUring => wait_for_device_to_go(lab)?,
             // The device of a program goes with it.

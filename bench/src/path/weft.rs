@@ -74,7 +74,11 @@ impl Weft {
     /// The daemon with flannel's UDP mode and nothing special.
     pub fn new(program: &Path) -> Weft {
         // As many source ports as any path here has workers; with one worker only one is used.
-        let backend = r#"{"Type":"udp","SourcePorts":2}"#;
+        Weft::with_backend(program, r#"{"Type":"udp","SourcePorts":2}"#)
+    }
+
+    /// The daemon with this `Backend` in the network config.
+    pub fn with_backend(program: &Path, backend: &str) -> Weft {
         let config = format!(r#"{{"Network":"{NETWORK}","Backend":{backend}}}"#);
         Weft { program: program.to_owned(), config, flags: Vec::new() }
     }

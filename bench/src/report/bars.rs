@@ -7,6 +7,23 @@ use crate::lab::Underlay;
 use crate::measure::Figure;
 use crate::path::PathKind;
 
+/// What of the bare kernel's figures has to be left where the kernel carries the packets.
+const KERNEL_SHARE: f64 = 0.95;
+
+/// The names of those bars: one TCP stream, small datagrams, round trip.
+const KERNEL_PATHS: [[&str; 3]; 2] = [
+    [
+        "weft-host-gw: one TCP stream / host-gw",
+        "weft-host-gw: 64-byte datagrams delivered / host-gw",
+        "weft-host-gw: round trip p50 / host-gw",
+    ],
+    [
+        "weft-vxlan: one TCP stream / vxlan",
+        "weft-vxlan: 64-byte datagrams delivered / vxlan",
+        "weft-vxlan: round trip p50 / vxlan",
+    ],
+];
+
 /// One figure that weft promises.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bar {
@@ -66,13 +83,34 @@ impl UnderlayReport {
             bars.push(least("epoll: one TCP stream / vxlan", 0.45, tcp));
             bars.push(most("system calls per 64-byte segment, uring / epoll", 0.5, calls));
         }
+        bars.extend(self.bars_of_kernel_paths());
+        bars
+    }
+
+    /// A daemon on a path that the kernel carries may cost next to nothing. Measured on demand.
+    fn bars_of_kernel_paths(&self) -> Vec<Bar> {
+        let mut bars = Vec::new();
+        let pairs = [
+            (PathKind::WeftHostGw, PathKind::HostGw, KERNEL_PATHS[0]),
+            (PathKind::WeftVxlan, PathKind::Vxlan, KERNEL_PATHS[1]),
+        ];
+        for (weft, bare, [tcp, datagrams, round_trip]) in pairs {
+            if self.path(weft).is_some() {
+                let ratio = |figure| self.ratio(weft, bare, figure);
+                bars.push(least(tcp, KERNEL_SHARE, ratio(Figure::Tcp1Gbps)));
+                bars.push(least(datagrams, KERNEL_SHARE, ratio(Figure::Udp64Kpps)));
+                bars.push(most(round_trip, 1.0 / KERNEL_SHARE, ratio(Figure::RttP50Us)));
+            }
+        }
         bars
     }
 
     /// What weft promises where frames of 64 KiB cross whole.
     fn bars_on_super(&self) -> Vec<Bar> {
         let tcp = self.ratio(PathKind::Weft, PathKind::Vxlan, Figure::Tcp1Gbps);
-        vec![least("super: one TCP stream / vxlan", 0.44, tcp)]
+        let mut bars = vec![least("super: one TCP stream / vxlan", 0.44, tcp)];
+        bars.extend(self.bars_of_kernel_paths());
+        bars
     }
 }
 
@@ -157,5 +195,19 @@ mod tests {
         let bars: Vec<_> = report.bars()[10..].iter().map(|bar| bar.value.unwrap()).collect();
         assert_eq!(bars, [0.5, 0.25]);
         assert!(report.bars()[10..].iter().all(Bar::holds));
+    }
+
+    #[test]
+    fn daemons_on_kernel_paths_are_compared_with_the_bare_ones() {
+        let mut report = full();
+        let paths = &mut report.underlays[0].paths;
+        paths.push(measured(PathKind::HostGw, 20.0, f64::NAN));
+        paths.push(measured(PathKind::WeftHostGw, 19.5, f64::NAN));
+        paths.push(measured(PathKind::WeftVxlan, 9.0, f64::NAN));
+        let bars = report.bars();
+        let found: Vec<_> =
+            bars[10..].iter().map(|bar| (bar.value.unwrap(), bar.holds())).collect();
+        let (good, bad) = ((0.975, true), (0.9, false));
+        assert_eq!(found, [good, good, (1.0, true), bad, bad, (1.0, true)]);
     }
 }
