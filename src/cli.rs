@@ -17,6 +17,7 @@ use crate::daemon;
 use crate::flags::{self, Flags, Mistake};
 use crate::logging;
 use crate::options::{ADMIN_SOCKET, Options, remarks, unused};
+use crate::plan;
 use crate::uninstall;
 
 /// The version of the program.
@@ -38,6 +39,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         let program = format!("{} daemon", name.to_string_lossy());
         return run_daemon(&program, &arguments[2..]);
     }
+    if arguments.get(1).is_some_and(|word| word == "plan") {
+        return run_plan(&format!("{} plan", name.to_string_lossy()), &arguments[2..]);
+    }
     match Cli::try_parse_from(arguments) {
         Ok(cli) => run_command(&cli.command),
         Err(error) => {
@@ -54,7 +58,9 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     name = "weft",
     version,
     after_help = "The daemon: weft daemon [OPTION]...\nIt takes the flags of flanneld, and is also \
-                  run when the program is called flanneld; weft daemon --help lists them."
+                  run when the program is called flanneld; weft daemon --help lists them.\n\nWhat it \
+                  would change on this host, changing nothing: weft plan [--json] [OPTION]...\nTakes \
+                  the daemon's options. The exit code is 0 if nothing would be changed, 3 otherwise."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -137,21 +143,42 @@ fn answer(question: Question, asking: &Asking) -> Result<String, AskError> {
     })
 }
 
-fn run_daemon(program: &str, arguments: &[OsString]) -> ExitCode {
-    let (flags, options) = match read_command_line(arguments) {
+/// Options for the daemon, or the end if they ask for nothing else or are wrong.
+fn daemon_options(
+    program: &str,
+    arguments: &[OsString],
+) -> Result<(Flags, Box<Options>), ExitCode> {
+    match read_command_line(arguments) {
         Ok(Asked::Help) => {
             let _ = std::io::stdout().write_all(flags::usage(program).as_bytes());
-            return ExitCode::SUCCESS;
+            Err(ExitCode::SUCCESS)
         }
         Ok(Asked::Version) => {
             eprintln!("{VERSION}");
-            return ExitCode::SUCCESS;
+            Err(ExitCode::SUCCESS)
         }
-        Ok(Asked::Run(flags, options)) => (flags, options),
+        Ok(Asked::Run(flags, options)) => Ok((flags, options)),
         Err(refusal) => {
             let _ = std::io::stderr().write_all(refusal.text(program).as_bytes());
-            return ExitCode::from(BAD_FLAG);
+            Err(ExitCode::from(BAD_FLAG))
         }
+    }
+}
+
+fn run_plan(program: &str, arguments: &[OsString]) -> ExitCode {
+    let is_json = |argument: &&OsString| *argument == "--json" || *argument == "-json";
+    let others: Vec<OsString> =
+        arguments.iter().filter(|argument| !is_json(argument)).cloned().collect();
+    match daemon_options(program, &others) {
+        Ok((_, options)) => plan::run(&options, others.len() < arguments.len()),
+        Err(end) => end,
+    }
+}
+
+fn run_daemon(program: &str, arguments: &[OsString]) -> ExitCode {
+    let (flags, options) = match daemon_options(program, arguments) {
+        Ok(asked) => asked,
+        Err(end) => return end,
     };
     logging::start(flags.integer("v"));
     log_flags(&flags);

@@ -7,4 +7,5 @@ mod daemon;
 pub mod flags;
 pub mod logging;
 pub mod options;
+mod plan;
 mod uninstall;

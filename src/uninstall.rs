@@ -1,15 +1,25 @@
-//! `weft uninstall`: what stays in the kernel when the daemon ends, taken away.
+//! `weft uninstall`: what stays in the kernel when the daemon ends, taken away: first what leads
+//! packets to peers, then the netfilter rules.
 //!
 //! A daemon that runs would put it back, so it has to be stopped before. Files and the lease stay:
 //! another daemon may go on with them.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::runtime;
+use weft_ctrl::kernel;
 use weft_ctrl::netfilter;
+
+/// Routes and rules carry a protocol of ours, whatever network they were for.
+const EVERYWHERE: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+];
 
 /// What is not ours to remove, or may be wanted still.
 const REST: &str = "\
@@ -36,7 +46,7 @@ fn remove(admin_socket: &Path) -> Result<()> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    let (removed, failures) = runtime.block_on(netfilter::uninstall());
+    let (removed, failures) = runtime.block_on(remove_all());
     for what in &removed {
         println!("removed {what}");
     }
@@ -48,4 +58,20 @@ fn remove(admin_socket: &Path) -> Result<()> {
         return Ok(());
     }
     bail!("{}. Run as root, or with CAP_NET_ADMIN", failures.join("; "))
+}
+
+/// What was removed, and a sentence for each failure.
+async fn remove_all() -> (Vec<String>, Vec<String>) {
+    let (mut removed, mut failures) = (Vec::new(), Vec::new());
+    match kernel::remove_all(&EVERYWHERE).await {
+        Ok(outcome) => {
+            removed.extend(outcome.done);
+            failures.extend(outcome.failures);
+        }
+        Err(error) => failures.push(format!("The kernel's state could not be read: {error}")),
+    }
+    let (rules, unremoved) = netfilter::uninstall().await;
+    removed.extend(rules);
+    failures.extend(unremoved);
+    (removed, failures)
 }

@@ -18,6 +18,7 @@
 mod change;
 mod macs;
 mod own;
+pub mod preview;
 mod publish;
 mod release;
 mod run;
@@ -243,13 +244,7 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
         status.phase = Phase::Interface;
         status.raise(Concern::Start, "Choosing the interface".into());
     });
-    let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
-    let chosen = interface::select(&options.interface, families).await?;
-    chosen.log_refusals();
-    let interface = chosen.interface;
-    underlay::check_public(&config, &interface)?;
-    let mtu = underlay::inner_mtu(&config, &interface)?;
-    underlay::check_store(&config, &options)?;
+    let (interface, mtu) = choose_interface(&options, &config).await?;
     let begun = Begun {
         options,
         status,
@@ -264,16 +259,7 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
         source_ports: 1,
         key: None,
     };
-    match &begun.config.backend {
-        Backend::Udp(_) => {
-            let desired = begun.desired_device(DEVICE_NAME, None);
-            device::check_before(&desired, &begun.interface).await?;
-        }
-        _ => {
-            let networks: Vec<_> = begun.config.networks().collect();
-            device::check_networks(&networks, &begun.interface).await?;
-        }
-    }
+    begun.check_obstacles().await?;
     info!(
         interface = begun.interface.name,
         addresses = ?begun.bind_addresses(),
@@ -284,7 +270,47 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
     Ok(begun)
 }
 
+/// The interface, and what is left of its MTU.
+async fn choose_interface(
+    options: &Options,
+    config: &NetworkConfig,
+) -> Result<(Interface, u32), StartError> {
+    let families = Families { v4: config.v4.is_some(), v6: config.v6.is_some() };
+    let chosen = interface::select(&options.interface, families).await?;
+    chosen.log_refusals();
+    underlay::check_public(config, &chosen.interface)?;
+    let mtu = underlay::inner_mtu(config, &chosen.interface)?;
+    underlay::check_store(config, options)?;
+    Ok((chosen.interface, mtu))
+}
+
 impl Begun {
+    async fn check_obstacles(&self) -> Result<(), DeviceError> {
+        match &self.config.backend {
+            Backend::Udp(_) => {
+                let desired = self.desired_device(DEVICE_NAME, None);
+                device::check_before(&desired, &self.interface).await
+            }
+            _ => {
+                let networks: Vec<_> = self.config.networks().collect();
+                device::check_networks(&networks, &self.interface).await
+            }
+        }
+    }
+
+    /// Whose leases are believed, seen from a node with this subnet.
+    fn viewer(&self, own: Leaf, facts: &Facts) -> Viewer {
+        Viewer {
+            config: self.config.clone(),
+            own,
+            identity: self.identity,
+            own_addresses: underlay::own_addresses(&self.interface),
+            outer_v6: self.interface.address_v4.is_none(),
+            own_macs: facts.macs.iter().collect(),
+            own_key: facts.key,
+        }
+    }
+
     /// The config in force.
     #[must_use]
     pub fn config(&self) -> &NetworkConfig {
@@ -349,25 +375,17 @@ impl Begun {
                 status.raise(Concern::Lease, start::unconfirmed(&lease.record.name));
             }
         });
-        let viewer = Viewer {
-            config: self.config.clone(),
-            own: lease.leaf,
-            identity: self.identity,
-            own_addresses: underlay::own_addresses(&self.interface),
-            outer_v6: self.interface.address_v4.is_none(),
-            own_macs: facts.macs.iter().collect(),
-            own_key: facts.key,
-        };
+        let viewer = self.viewer(lease.leaf, &facts);
         let first_table = Arc::new(Table::new(viewer.table_input(&View::default(), 1))?);
         Ok(Acquired { begun: self, lease, began, facts, attributes, viewer, first_table })
     }
 
-    fn desired_device(&self, name: &str, lease: Option<&AcquiredLease>) -> DesiredDevice {
+    fn desired_device(&self, name: &str, own: Option<&Leaf>) -> DesiredDevice {
         DesiredDevice {
             name: name.to_owned(),
             mtu: self.mtu,
-            address_v4: lease.and_then(|lease| lease.leaf.v4).map(|net| net.network()),
-            address_v6: lease.and_then(|lease| lease.leaf.v6).map(|net| net.network()),
+            address_v4: own.and_then(|leaf| leaf.v4).map(|net| net.network()),
+            address_v6: own.and_then(|leaf| leaf.v6).map(|net| net.network()),
             network_v4: self.config.network_v4(),
             network_v6: self.config.network_v6(),
             underlay: self.bind_addresses().iter().map(SocketAddr::ip).collect(),
@@ -424,7 +442,7 @@ impl Acquired {
         });
         way::clear(&self.begun.config).await;
         wall::establish(&wanted_rules(&self.begun.config, &self.lease.leaf)).await?;
-        let desired = self.begun.desired_device(name, Some(&self.lease));
+        let desired = self.begun.desired_device(name, Some(&self.lease.leaf));
         let report = device::apply(&desired).await?;
         for failure in &report.failures {
             error!(%failure, "the device could not be set up completely");

@@ -21,7 +21,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub(crate) use before::overlaps;
 pub use before::{Obstacle, check_before, check_networks};
-pub use keep::{PERIOD, apply, keep};
+pub use keep::{PERIOD, apply, keep, preview};
 pub use settings::Setting;
 
 use crate::interface::reader::ReadError;

@@ -90,18 +90,14 @@ pub enum IdentityError {
 /// # Errors
 /// If it can be neither read nor created, or is damaged.
 pub fn load_or_create(directory: &Path) -> Result<Identity, IdentityError> {
+    if let Some(identity) = load(directory)? {
+        return Ok(identity);
+    }
     let path = directory.join(FILE_NAME);
     let failed = |action| {
         let path = path.clone();
         move |source| IdentityError::Io { action, path, source }
     };
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            return text.trim_end().parse().map_err(|_| IdentityError::Damaged { path });
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed("read")(error)),
-    }
     let mut builder = DirBuilder::new();
     builder
         .recursive(true)
@@ -112,6 +108,22 @@ pub fn load_or_create(directory: &Path) -> Result<Identity, IdentityError> {
     // Whoever linked first is the identity, also when two started at once.
     let text = fs::read_to_string(&path).map_err(failed("read"))?;
     text.trim_end().parse().map_err(|_| IdentityError::Damaged { path })
+}
+
+/// Reads the identity kept in `directory`, if there is one. Writes nothing.
+///
+/// # Errors
+/// If it cannot be read, or is damaged.
+pub fn load(directory: &Path) -> Result<Option<Identity>, IdentityError> {
+    let path = directory.join(FILE_NAME);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let identity = text.trim_end().parse();
+            identity.map(Some).map_err(|_| IdentityError::Damaged { path })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(IdentityError::Io { action: "read", path, source }),
+    }
 }
 
 /// Written aside and linked, so that no crash leaves half an identity.

@@ -13,6 +13,7 @@ mod drops;
 mod iptables;
 mod keep;
 mod nft;
+mod preview;
 mod rules;
 mod uninstall;
 pub(crate) mod wall;
@@ -23,6 +24,7 @@ use tracing::error;
 
 pub use command::CommandError;
 pub(crate) use keep::keep;
+pub(crate) use preview::preview;
 pub use rules::{Family, Overlay};
 pub use uninstall::uninstall;
 pub use wall::WallError;
@@ -45,6 +47,16 @@ pub struct Options {
     pub resync: Duration,
     /// `--ip-blackhole-route`.
     pub blackhole: bool,
+}
+
+impl Options {
+    fn places(&self) -> Vec<Place> {
+        let is_wanted = |place: &Place| match place {
+            Place::Masquerade => self.masquerade,
+            Place::Forward => self.forward,
+        };
+        Place::ALL.into_iter().filter(is_wanted).collect()
+    }
 }
 
 /// What the rules depend on and what may change at run time.
@@ -163,11 +175,7 @@ impl Netfilter {
     }
 
     fn places(&self) -> Vec<Place> {
-        let is_wanted = |place: &Place| match place {
-            Place::Masquerade => self.options.masquerade,
-            Place::Forward => self.options.forward,
-        };
-        Place::ALL.into_iter().filter(is_wanted).collect()
+        self.options.places()
     }
 
     /// What rules are or were made from.

@@ -12,6 +12,7 @@ mod flannel;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the daemon")]
 mod host;
+mod plan;
 mod refused;
 #[path = "../etcd/stream.rs"]
 #[expect(dead_code, reason = "shared with the tests with etcd")]

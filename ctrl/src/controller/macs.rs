@@ -44,13 +44,31 @@ pub(super) fn load_or_create(
     is_v6: bool,
     adopted: Option<MacAddress>,
 ) -> Result<MacAddress, MacsError> {
-    let path = directory.join(if is_v6 { FILE_NAME_V6 } else { FILE_NAME_V4 });
+    let path = path_in(directory, is_v6);
     let kept = read(&path)?;
-    let mac = adopted.filter(|mac| mac.is_unicast()).or(kept).unwrap_or_else(MacAddress::random);
+    let mac = chosen(adopted, kept);
     if kept != Some(mac) {
         write(&path, mac).map_err(failed("write", &path))?;
     }
     Ok(mac)
+}
+
+/// The same, but nothing is written: an address that would be new is another one each time.
+pub(super) fn foresee(
+    directory: &Path,
+    is_v6: bool,
+    adopted: Option<MacAddress>,
+) -> Result<MacAddress, MacsError> {
+    let kept = read(&path_in(directory, is_v6))?;
+    Ok(chosen(adopted, kept))
+}
+
+fn chosen(adopted: Option<MacAddress>, kept: Option<MacAddress>) -> MacAddress {
+    adopted.filter(|mac| mac.is_unicast()).or(kept).unwrap_or_else(MacAddress::random)
+}
+
+fn path_in(directory: &Path, is_v6: bool) -> PathBuf {
+    directory.join(if is_v6 { FILE_NAME_V6 } else { FILE_NAME_V4 })
 }
 
 /// A damaged file costs the address, which peers learn anew from the lease.

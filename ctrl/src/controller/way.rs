@@ -21,7 +21,7 @@ use crate::status::PeerStatus;
 
 pub(super) use engine::EngineWay;
 pub use kernel::PrepareError;
-pub(super) use kernel::{KernelWay, clear, prepare};
+pub(super) use kernel::{KernelWay, clear, foresee_macs, foretell, prepare};
 
 /// How packets get to the peers.
 pub(super) trait Way {

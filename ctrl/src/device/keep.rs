@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::execute::{Executed, execute};
-use super::plan::{Actual, plan};
-use super::read::{name_foreign_routes, read};
-use super::{DesiredDevice, DeviceError, DeviceGone, Report, events};
+use super::plan::{Action, Actual, plan};
+use super::read::{name_foreign_routes, new_device, read};
+use super::{DesiredDevice, DeviceError, DeviceGone, ForeignRoute, Report, events};
 use crate::interface::reader::{Netlink, ReadError};
 
 /// How often everything is looked at without being told, in case an announcement got lost or there
@@ -42,6 +42,24 @@ pub async fn apply(desired: &DesiredDevice) -> Result<Report, DeviceError> {
         Err(PassError::Gone) => Err(DeviceGone { name: desired.name.clone() }.into()),
         Err(PassError::Read(source)) => Err(failed(source)),
     }
+}
+
+/// What [`apply`] would do, and routes of others that stay. A device that is not there yet is treated as
+/// a new one. Changes nothing.
+///
+/// # Errors
+/// The kernel's state cannot be read.
+pub async fn preview(
+    desired: &DesiredDevice,
+) -> Result<(Vec<Action>, Vec<ForeignRoute>), DeviceError> {
+    let failed = |source| DeviceError::read(desired, source);
+    let netlink = Netlink::open().map_err(failed)?;
+    let actual = match read(&netlink, desired).await.map_err(failed)? {
+        Some(actual) => actual,
+        None => new_device(&netlink, desired).await.map_err(failed)?,
+    };
+    let foreign = name_foreign_routes(&netlink, &actual, desired).await.map_err(failed)?;
+    Ok((plan(&actual, desired), foreign))
 }
 
 /// Keeps the device in the wanted form until it is gone, which is what this returns. Every report

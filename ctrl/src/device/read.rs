@@ -27,6 +27,24 @@ pub(super) async fn read(
     Ok(Some(Actual { index, mtu, up, settings, addresses, routes, underlay_gone }))
 }
 
+/// What a device would find that is made now. No device has the index 0.
+pub(super) async fn new_device(
+    netlink: &Netlink,
+    desired: &DesiredDevice,
+) -> Result<Actual, ReadError> {
+    let mut routes = netlink.routes().await?;
+    routes.retain(|route| desired.networks().any(|network| network.contains(&route.destination)));
+    Ok(Actual {
+        index: 0,
+        mtu: 0,
+        up: false,
+        settings: [None; Setting::ALL.len()],
+        addresses: Vec::new(),
+        routes,
+        underlay_gone: Vec::new(),
+    })
+}
+
 /// The foreign routes, with the names of their devices.
 pub(super) async fn name_foreign_routes(
     netlink: &Netlink,

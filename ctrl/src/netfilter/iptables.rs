@@ -71,12 +71,31 @@ impl Iptables {
         Ok(outcome)
     }
 
-    async fn apply_place(
+    /// The lines that [`Iptables::apply`] would give to `iptables-restore`.
+    ///
+    /// # Errors
+    /// The rules cannot be read.
+    pub(super) async fn preview(
+        &mut self,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<String>, CommandError> {
+        let dump = self.dump().await?;
+        let mut lines = Vec::new();
+        for place in Place::ALL {
+            let script = self.wish(place, wanted).await?.plan(dump.table(place.table()));
+            let program = self.program("restore");
+            let changes = script.as_deref().unwrap_or_default().lines();
+            let changes = changes.filter(|line| !line.starts_with('*') && *line != "COMMIT");
+            lines.extend(changes.map(|line| format!("{program} {}: {line}", place.table())));
+        }
+        Ok(lines)
+    }
+
+    async fn wish<'a>(
         &mut self,
         place: Place,
-        wanted: &Wanted<'_>,
-        dump: &Dump,
-    ) -> Result<bool, CommandError> {
+        wanted: &Wanted<'a>,
+    ) -> Result<Wish<'a>, CommandError> {
         let overlay = wanted.overlay.filter(|_| wanted.places.contains(&place));
         let fully_random = place == Place::Masquerade
             && overlay.is_some()
@@ -84,7 +103,16 @@ impl Iptables {
             && self.is_modern().await?;
         let rules = overlay.map(|overlay| place.rules(&overlay, fully_random)).unwrap_or_default();
         let (ours, keeps_others) = (wanted.ours, wanted.keeps_others);
-        let wish = Wish { place, rules, ours, keeps_others };
+        Ok(Wish { place, rules, ours, keeps_others })
+    }
+
+    async fn apply_place(
+        &mut self,
+        place: Place,
+        wanted: &Wanted<'_>,
+        dump: &Dump,
+    ) -> Result<bool, CommandError> {
+        let wish = self.wish(place, wanted).await?;
         let Some(mut script) = wish.plan(dump.table(place.table())) else { return Ok(false) };
         for _ in 1..ATTEMPTS {
             match self.restore(&script).await {

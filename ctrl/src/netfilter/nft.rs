@@ -59,16 +59,9 @@ impl Nft {
         places: &[Place],
         fully_random: bool,
     ) -> Result<bool, CommandError> {
-        let fully_random =
-            fully_random && places.contains(&Place::Masquerade) && self.has_random().await?;
         let family = overlay.family();
         let there = read(family).await?;
-        let wanted: Vec<_> = Place::ALL
-            .into_iter()
-            .map(|place| {
-                (place, places.contains(&place).then(|| rules(place, overlay, fully_random)))
-            })
-            .collect();
+        let wanted = self.wanted(overlay, places, fully_random).await?;
         if !differs(there.as_ref(), &wanted) {
             return Ok(false);
         }
@@ -81,6 +74,36 @@ impl Nft {
             load(&format!("add table {table}\ndelete table {table}\n{anew}")).await?;
         }
         Ok(true)
+    }
+
+    /// The lines that [`Nft::apply`] would give to `nft`.
+    pub(super) async fn preview(
+        &mut self,
+        overlay: &Overlay,
+        places: &[Place],
+        fully_random: bool,
+    ) -> Result<Vec<String>, CommandError> {
+        let family = overlay.family();
+        let there = read(family).await?;
+        let wanted = self.wanted(overlay, places, fully_random).await?;
+        if !differs(there.as_ref(), &wanted) {
+            return Ok(Vec::new());
+        }
+        let script = script(family, there.as_ref(), &wanted);
+        Ok(script.lines().map(|line| format!("nft {line}")).collect())
+    }
+
+    async fn wanted(
+        &mut self,
+        overlay: &Overlay,
+        places: &[Place],
+        fully_random: bool,
+    ) -> Result<Vec<(Place, Option<Vec<String>>)>, CommandError> {
+        let fully_random =
+            fully_random && places.contains(&Place::Masquerade) && self.has_random().await?;
+        let place =
+            |place| (place, places.contains(&place).then(|| rules(place, overlay, fully_random)));
+        Ok(Place::ALL.into_iter().map(place).collect())
     }
 
     async fn has_random(&mut self) -> Result<bool, CommandError> {

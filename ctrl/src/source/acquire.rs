@@ -136,16 +136,17 @@ fn belongs(own: &Attributes, stored: &Attributes) -> bool {
     }
 }
 
-struct Choice {
-    leaf: Leaf,
+/// What is to be taken.
+pub(crate) struct Choice {
+    pub(crate) leaf: Leaf,
     /// The lease of ours that is to be kept, if there is one.
     seen: Option<Record>,
-    origin: Origin,
+    pub(crate) origin: Origin,
     /// Leases of ours that the config no longer allows.
-    remove: Vec<Record>,
+    pub(crate) remove: Vec<Record>,
 }
 
-fn choose(
+pub(crate) fn choose(
     records: &[Record],
     request: &Request<'_>,
     rng: &mut impl Rng,

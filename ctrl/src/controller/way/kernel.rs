@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tracing::warn;
 use super::{Found, Learnt, Published, Way};
 use crate::config::NetworkConfig;
 use crate::controller::change::Ground;
-use crate::controller::macs::{Macs, MacsError, load_or_create};
+use crate::controller::macs::{Macs, MacsError, foresee, load_or_create};
 use crate::controller::{Acquired, Begun, RunError, underlay, with_cause};
 use crate::desired::kernel::{Host, OnLink, asked_about, device_name, state};
 use crate::desired::{Book, Slots, View, Viewer};
@@ -23,7 +24,8 @@ use crate::interface::news::AddressNews;
 use crate::interface::reader::{Netlink, ReadError};
 use crate::kernel::action::Key;
 use crate::kernel::object::State;
-use crate::kernel::{self, Failure, Report};
+use crate::kernel::plan::Plan;
+use crate::kernel::{self, Failure, MacAddress, Report};
 use crate::lease::Leaf;
 use crate::status::PeerStatus;
 
@@ -236,6 +238,25 @@ async fn links_of(addresses: Vec<IpAddr>) -> OnLink {
     links
 }
 
+/// What a start would do to the kernel's state for these leases, changing nothing.
+pub(in crate::controller) async fn foretell(
+    begun: &Begun,
+    viewer: &Viewer,
+    macs: Macs,
+    book: &Book,
+) -> Result<Plan, ReadError> {
+    let config = &viewer.config;
+    let view = viewer.view(book, &mut Slots::default());
+    let on_link = links_of(asked_about(config, &view).collect()).await;
+    let host = underlay::host(&begun.interface, config, macs);
+    kernel::preview(&state(config, &viewer.own, &host, &view, &on_link)).await
+}
+
+/// The MAC addresses that a start would use, without keeping them.
+pub(in crate::controller) async fn foresee_macs(begun: &Begun) -> Result<Macs, PrepareError> {
+    macs_by(begun, foresee).await
+}
+
 /// Removes what an earlier start with another type has left in the kernel, which would carry packets
 /// past the engine. What cannot be removed is logged: it is a part of the network at most.
 pub(in crate::controller) async fn clear(config: &NetworkConfig) {
@@ -273,16 +294,7 @@ pub enum PrepareError {
 /// The kernel does not make a device, or the addresses cannot be kept.
 pub(in crate::controller) async fn prepare(begun: &Begun) -> Result<Macs, PrepareError> {
     let config = &begun.config;
-    let Some(backend) = config.backend.vxlan() else { return Ok(Macs::default()) };
-    let there = kernel::vxlan_macs().await?;
-    let mac = |is_v6| {
-        let adopted = there.get(&device_name(backend.vni, is_v6)).copied();
-        load_or_create(&begun.options.state_directory, is_v6, adopted)
-    };
-    let macs = Macs {
-        v4: config.v4.as_ref().map(|_| mac(false)).transpose()?,
-        v6: config.v6.as_ref().map(|_| mac(true)).transpose()?,
-    };
+    let macs = macs_by(begun, load_or_create).await?;
     let host = underlay::host(&begun.interface, config, macs);
     // Without an address: it comes with the lease. The network's own is not used here.
     let nobody = Leaf { v4: config.network_v4(), v6: config.network_v6() };
@@ -291,4 +303,23 @@ pub(in crate::controller) async fn prepare(begun: &Begun) -> Result<Macs, Prepar
         Some(failure) => Err(PrepareError::Device(failure.sentence)),
         None => Ok(macs),
     }
+}
+
+/// One for each family that is on, of a directory, whether for IPv6, and the address of the device that
+/// is there.
+async fn macs_by(
+    begun: &Begun,
+    choose: fn(&Path, bool, Option<MacAddress>) -> Result<MacAddress, MacsError>,
+) -> Result<Macs, PrepareError> {
+    let config = &begun.config;
+    let Some(backend) = config.backend.vxlan() else { return Ok(Macs::default()) };
+    let there = kernel::vxlan_macs().await?;
+    let mac = |is_v6| {
+        let adopted = there.get(&device_name(backend.vni, is_v6)).copied();
+        choose(&begun.options.state_directory, is_v6, adopted)
+    };
+    Ok(Macs {
+        v4: config.v4.as_ref().map(|_| mac(false)).transpose()?,
+        v6: config.v6.as_ref().map(|_| mac(true)).transpose()?,
+    })
 }
