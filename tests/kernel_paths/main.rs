@@ -12,6 +12,7 @@ mod flannel;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the daemon")]
 mod host;
+mod killed;
 mod plan;
 mod refused;
 #[path = "../etcd/stream.rs"]
