@@ -88,6 +88,8 @@ pub struct SealedPeer {
     pub generation: u32,
     /// Where its lease says that it is.
     pub outer: SocketAddr,
+    /// How many ports, from the one there on, it sends from.
+    pub ports: u16,
     /// Its public key.
     pub key: PublicKey,
 }
@@ -441,7 +443,9 @@ impl Acquired {
             status.device = Some(DeviceStatus { name: name.to_owned(), index: Some(index), mtu });
         });
         way::clear(&self.begun.config).await;
-        wall::establish(&wanted_rules(&self.begun.config, &self.lease.leaf)).await?;
+        if self.begun.config.backend.sealing().is_some() {
+            wall::establish(&wanted_rules(&self.begun.config, &self.lease.leaf)).await?;
+        }
         let desired = self.begun.desired_device(name, Some(&self.lease.leaf));
         let report = device::apply(&desired).await?;
         for failure in &report.failures {

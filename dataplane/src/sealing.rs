@@ -44,6 +44,17 @@ pub struct Outgoing<A> {
     pub session: Arc<Session<A>>,
     /// Where the peer was last heard.
     pub to: SocketAddr,
+    /// How many ports, from that one on, it sends from: its workers have one each, and only the first
+    /// receives.
+    pub ports: u16,
+}
+
+impl<A> Outgoing<A> {
+    fn is_at(&self, from: SocketAddr) -> bool {
+        let first = self.to.port();
+        let ports = first..=first.saturating_add(self.ports.saturating_sub(1));
+        from.ip() == self.to.ip() && ports.contains(&from.port())
+    }
 }
 
 /// A session that may receive, and from whom.
@@ -139,10 +150,10 @@ impl<A: Aead> Sealing<A> {
         (found.peer == peer).then_some(found)
     }
 
-    /// Whether packets to the peer in this slot go to `to`.
-    pub(crate) fn sends_to(&self, slot: u16, to: SocketAddr) -> bool {
+    /// Whether a message from `from` comes from where packets to the peer in this slot go.
+    pub(crate) fn is_place_of(&self, slot: u16, from: SocketAddr) -> bool {
         let found = self.outgoing.get(usize::from(slot)).map(ArcSwapOption::load);
-        found.is_some_and(|found| found.as_ref().is_some_and(|outgoing| outgoing.to == to))
+        found.is_some_and(|found| found.as_ref().is_some_and(|outgoing| outgoing.is_at(from)))
     }
 
     pub(crate) fn receiving(&self) -> arc_swap::Guard<Arc<Receiving<A>>> {

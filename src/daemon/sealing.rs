@@ -137,6 +137,7 @@ fn peer(peer: &controller::SealedPeer) -> SealedPeer {
         name: PeerName { slot: peer.slot, generation: peer.generation },
         key: PublicKey::new(*peer.key.bytes()),
         endpoint: peer.outer,
+        ports: peer.ports,
     }
 }
 

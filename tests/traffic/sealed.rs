@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use weft_bench::lab::{LabOptions, NETWORK, Side, wait_until};
+use weft_bench::train::Train;
 
 use crate::cluster::Cluster;
 use crate::load::{Between, Capture, Flows};
@@ -166,15 +167,17 @@ fn nothing_leaves_in_clear_while_no_daemon_runs() {
 /// A daemon that is killed makes new sessions with everybody as soon as it is back.
 fn comes_back_after_kills(engine: &str) {
     let Some(mut cluster) = start(engine) else { return };
+    let train = Train::start(&cluster.lab).unwrap();
     for side in [Side::One, Side::Two, Side::Two] {
         let dying = cluster.kill_weft(side);
         drop(dying);
         let started = Instant::now();
         cluster.start_weft_with(side, &config(), &["--engine", engine]);
-        cluster.wait_for_traffic();
-        eprintln!("host {}: traffic {:?} after the start", side.number(), started.elapsed());
-        assert!(started.elapsed() < PATIENCE);
+        let reply = || Ok(train.first_reply_after(started));
+        let took = wait_until("a reply", PATIENCE, reply).unwrap();
+        eprintln!("host {}: traffic {:?} after the start", side.number(), took - started);
     }
+    drop(train);
     for side in Side::BOTH {
         cluster.pods_from(side).tcp(2, 16 << 20);
     }
@@ -282,6 +285,58 @@ fn no_secret_is_told() {
             assert!(!text.to_lowercase().contains(&hex[..12]), "{text}");
             assert!(!text.contains(&raw), "{text}");
         }
+    }
+    cluster.finish();
+}
+
+/// What keeps unsealed packets out is put back if somebody removes it, and stays until it is taken down.
+#[test]
+fn the_wall_stays_until_it_is_taken_down() {
+    let Some(mut cluster) = start("uring") else { return };
+    let there = |cluster: &Cluster| {
+        let host = cluster.lab.host(Side::One);
+        let tables = host.run(&["nft", "list", "tables"]).unwrap();
+        let routes = host.ip(&["route", "show", "type", "unreachable"]).unwrap();
+        (tables.contains("table inet weft"), routes.contains(&NETWORK.to_string()))
+    };
+    assert_eq!(there(&cluster), (true, true));
+    cluster.lab.host(Side::One).run(&["nft", "flush", "chain", "inet", "weft", "wall"]).unwrap();
+    cluster.lab.host(Side::One).ip(&["route", "flush", "type", "unreachable"]).unwrap();
+    let is_back = || {
+        let host = cluster.lab.host(Side::One);
+        let chain = host.run(&["nft", "list", "chain", "inet", "weft", "wall"]).unwrap();
+        Ok((chain.contains("drop") && there(&cluster).1).then_some(()))
+    };
+    wait_until("the wall to be back", PATIENCE, is_back).unwrap();
+    let socket = cluster.node(Side::One).admin_socket().to_owned();
+    cluster.stop_daemons();
+    assert_eq!(there(&cluster), (true, true), "it stays after a stop");
+    let weft = env!("CARGO_BIN_EXE_weft");
+    let socket = socket.to_str().unwrap();
+    cluster.lab.host(Side::One).run(&[weft, "uninstall", "--admin-socket", socket]).unwrap();
+    assert_eq!(there(&cluster), (false, false));
+    cluster.finish();
+}
+
+/// Each worker sends from a port of its own; that is no reason to answer there.
+#[test]
+fn two_workers_seal_both_families() {
+    let options = LabOptions { ipv6: true, pod_mtu: 1420, ..LabOptions::default() };
+    let Some(mut cluster) = Cluster::bare(options) else { return };
+    crate::ipv6::add_underlay_addresses(&cluster);
+    let sealed = r#""Type":"udp","SourcePorts":2,"Encryption":"wireguard""#;
+    let config = crate::cluster::config(true).replace(r#""Type":"udp""#, sealed);
+    for side in Side::BOTH {
+        cluster.start_weft_with(side, &config, &["--workers", "2"]);
+    }
+    cluster.wait_for_traffic();
+    for side in Side::BOTH {
+        cluster.pods_from(side).tcp(8, 32 << 20);
+        cluster.pods_from_v6(side).tcp(8, 32 << 20);
+        let flows = Flows { flows: 8, count: 100, sizes: &[64, 1000], ..Flows::default() };
+        cluster.pods_from(side).datagrams(flows).assert_intact();
+        let endpoint = peer(&cluster, side)["sealing"]["endpoint"].take();
+        assert_eq!(endpoint, format!("{}:8285", side.other().underlay_address()));
     }
     cluster.finish();
 }

@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::RouteMessageBuilder;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::command::CommandError;
 use super::{Overlay, Wanted, blackhole, nft};
@@ -50,19 +50,12 @@ pub enum WallError {
     Route(String),
 }
 
-/// Puts up what keeps unsealed packets out and in, or takes it down where traffic is not sealed.
+/// Puts up what keeps unsealed packets out and in.
 ///
 /// # Errors
-/// It is wanted and cannot be had. What cannot be taken down is told.
+/// It cannot be had.
 pub(crate) async fn establish(wanted: &Wanted) -> Result<(), WallError> {
-    let outcome = keep(wanted).await;
-    if wanted.sealed {
-        return outcome.map(drop);
-    }
-    if let Err(error) = outcome {
-        warn!(%error, "what kept unsealed packets out could not be removed");
-    }
-    Ok(())
+    keep(wanted).await.map(drop)
 }
 
 /// Brings everything into order, and returns whether something had to be changed.

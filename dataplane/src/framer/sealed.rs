@@ -85,7 +85,7 @@ impl<A: Aead> Sealed<A> {
         if !was_confirmed {
             self.sealing.tell(News::Used { local });
         }
-        if let Some(from) = from.filter(|from| !self.sealing.sends_to(peer.slot, *from)) {
+        if let Some(from) = from.filter(|from| !self.sealing.is_place_of(peer.slot, *from)) {
             self.sealing.tell(News::Roamed { local, from });
         }
     }

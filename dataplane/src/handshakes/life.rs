@@ -210,7 +210,7 @@ impl Life {
 
     /// A new peer gets a session at once, at the device's pace: after a start everybody waits for one.
     fn add(&mut self, peer: SealedPeer) {
-        let SealedPeer { name, key, endpoint } = peer;
+        let SealedPeer { name, key, endpoint, .. } = peer;
         let config = PeerConfig {
             public: key,
             preshared: self.preshared.clone(),
@@ -325,6 +325,7 @@ impl Life {
             peer: entry.peer.name,
             session: Arc::clone(session),
             to: entry.to,
+            ports: entry.peer.ports,
         };
         self.sealing.publish(slot, entry.session.as_ref().map(outgoing));
     }

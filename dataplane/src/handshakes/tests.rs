@@ -49,7 +49,7 @@ fn side(private: u8, memory: Memory) -> Side {
 impl Side {
     fn peer(&self, slot: u16, generation: u32) -> SealedPeer {
         let name = PeerName { slot, generation };
-        SealedPeer { name, key: self.key, endpoint: self.socket.local_addr().unwrap() }
+        SealedPeer { name, key: self.key, endpoint: self.socket.local_addr().unwrap(), ports: 1 }
     }
 
     /// What a worker does with what arrives: handshakes go to the thread, packets are opened.
@@ -203,4 +203,41 @@ fn what_was_promised_is_kept_before_it_is_said_and_after_a_stop() {
     let again = side(1, kept.clone());
     again.handshakes.set_peers(vec![two.peer(0, 1)]);
     wait("nothing more is promised", || again.kept.lock().unwrap().sent > kept.sent);
+}
+
+/// The file system is gone, or whatever else cannot happen: somebody has to know.
+#[test]
+fn a_thread_that_dies_says_so() {
+    let (sealing, news) = Sealing::new();
+    let options = HandshakesOptions {
+        private: PrivateKey::take(&mut [1; 32]),
+        preshared: Secret::default(),
+        workers: 1,
+        inner_mtu: INNER_MTU,
+        socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        sealing,
+        news,
+        memory: Memory::default(),
+        keep: Box::new(|_| panic!("no disk")),
+    };
+    let (died, death) = bounded(1);
+    let handshakes = spawn(options, move |reason| died.send(reason).unwrap()).unwrap();
+    let peer = side(2, Memory::default());
+    handshakes.set_peers(vec![peer.peer(0, 1)]);
+    assert_eq!(death.recv_timeout(PATIENCE).unwrap(), "panic: no disk");
+    assert!(handshakes.stop(PATIENCE), "it has ended");
+}
+
+#[test]
+fn the_ports_of_a_peers_workers_are_one_place() {
+    let [one, two] = [1, 2].map(|private| side(private, Memory::default()));
+    let name = PeerName { slot: 0, generation: 1 };
+    one.handshakes.set_peers(vec![SealedPeer { ports: 2, ..two.peer(0, 1) }]);
+    two.handshakes.set_peers(vec![one.peer(0, 1)]);
+    wait_for_sessions([&one, &two], [name; 2]);
+    let to = two.socket.local_addr().unwrap();
+    for (port, expected) in [(0, true), (1, true), (2, false), (u16::MAX, false)] {
+        let from = SocketAddr::new(to.ip(), to.port().wrapping_add(port));
+        assert_eq!(one.sealing.is_place_of(0, from), expected, "{port}");
+    }
 }

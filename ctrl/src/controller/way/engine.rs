@@ -122,6 +122,12 @@ impl<S: TableSink> Way for EngineWay<S> {
 
 fn sealed_peer(accepted: &Accepted) -> Option<SealedPeer> {
     let peer = accepted.peer()?;
-    let key = accepted.lease.attributes.key()?;
-    Some(SealedPeer { slot: peer.slot, generation: peer.generation, outer: peer.outer, key })
+    let attributes = &accepted.lease.attributes;
+    Some(SealedPeer {
+        slot: peer.slot,
+        generation: peer.generation,
+        outer: peer.outer,
+        ports: attributes.weft.as_ref().and_then(|weft| weft.ports).unwrap_or(1),
+        key: attributes.key()?,
+    })
 }
