@@ -20,6 +20,9 @@ use crate::lab::{
     Lab, LabOptions, Memory, NETWORK, Process, Side, Topology, left_behind, wait_until,
 };
 
+/// The `Backend` of sealed traffic.
+const SEALED: &str = r#"{"Type":"udp","Encryption":"wireguard"}"#;
+
 /// How long a path may take until the first packet crosses it.
 const START_LIMIT: Duration = Duration::from_secs(15);
 
@@ -44,6 +47,8 @@ pub enum PathKind {
     #[value(name = "weft-2")]
     #[serde(rename = "weft-2")]
     Weft2,
+    /// Two weft daemons that seal what they send.
+    WeftSealed,
     /// Two weft daemons with the backend `host-gw`, whose routes the kernel follows.
     WeftHostGw,
     /// Two weft daemons with the backend `vxlan`, whose devices the kernel has.
@@ -74,6 +79,7 @@ impl PathKind {
             PathKind::Weft => "weft",
             PathKind::WeftEpoll => "weft-epoll",
             PathKind::Weft2 => "weft-2",
+            PathKind::WeftSealed => "weft-sealed",
             PathKind::WeftHostGw => "weft-host-gw",
             PathKind::WeftVxlan => "weft-vxlan",
             PathKind::PerPacket => "per-packet",
@@ -93,6 +99,7 @@ impl PathKind {
                 PathKind::Vxlan | PathKind::WeftVxlan => 50,
                 PathKind::Weft | PathKind::WeftEpoll | PathKind::Weft2 => 28,
                 PathKind::PerPacket | PathKind::TokioUring => 28,
+                PathKind::WeftSealed => 80,
                 PathKind::Wireguard | PathKind::WireguardGo | PathKind::BoringtunCli => 80,
             }
     }
@@ -169,8 +176,13 @@ impl RunningPath {
             PathKind::Weft => path.start_weft(lab, programs, None, &[])?,
             PathKind::WeftEpoll => path.start_weft(lab, programs, None, &["--engine", "epoll"])?,
             PathKind::Weft2 => path.start_weft(lab, programs, None, &["--workers", "2"])?,
-            PathKind::WeftHostGw => path.start_weft(lab, programs, Some("host-gw"), &[])?,
-            PathKind::WeftVxlan => path.start_weft(lab, programs, Some("vxlan"), &[])?,
+            PathKind::WeftSealed => path.start_weft(lab, programs, Some(SEALED), &[])?,
+            PathKind::WeftHostGw => {
+                path.start_weft(lab, programs, Some(r#"{"Type":"host-gw"}"#), &[])?
+            }
+            PathKind::WeftVxlan => {
+                path.start_weft(lab, programs, Some(r#"{"Type":"vxlan"}"#), &[])?
+            }
             PathKind::Wireguard => path.start_wireguard(lab, programs, Flavour::Kernel)?,
             PathKind::WireguardGo => path.start_wireguard(lab, programs, Flavour::Go)?,
             PathKind::BoringtunCli => path.start_wireguard(lab, programs, Flavour::Boringtun)?,
@@ -179,7 +191,7 @@ impl RunningPath {
         Ok(path)
     }
 
-    /// With another backend than the usual one if `backend` names it.
+    /// With another `Backend` than the usual one, if it is given.
     fn start_weft(
         &mut self,
         lab: &Lab,
@@ -188,7 +200,7 @@ impl RunningPath {
         flags: &[&str],
     ) -> Result<()> {
         let mut weft = match backend {
-            Some(name) => Weft::with_backend(&programs.weft, &format!(r#"{{"Type":"{name}"}}"#)),
+            Some(backend) => Weft::with_backend(&programs.weft, backend),
             None => Weft::new(&programs.weft),
         };
         let flags = flags.iter().map(|&flag| flag.to_owned());
@@ -264,6 +276,12 @@ impl RunningPath {
             PathKind::Vxlan | PathKind::WeftVxlan => vxlan::remove(lab)?,
             PathKind::Wireguard => wireguard::remove(lab, &self.tunnels)?,
             PathKind::TokioUring => wait_for_device_to_go(lab)?,
+            // What keeps packets from leaving in clear stays until it is told to go.
+            PathKind::WeftSealed => {
+                for (node, side) in self.nodes.iter().zip(Side::BOTH) {
+                    node.uninstall(lab.host(side))?;
+                }
+            }
             // The device of a program goes with it.
             _ => {}
         }

@@ -188,6 +188,11 @@ impl WeftNode {
         }))
     }
 
+    /// Removes what the stopped daemon left on its host.
+    pub fn uninstall(&self, host: &Namespace) -> Result<()> {
+        self.query(host, &["uninstall"]).map(drop)
+    }
+
     /// Runs a subcommand such as `status` or `drops --json` against this daemon.
     pub fn query(&self, namespace: &Namespace, arguments: &[&str]) -> Result<String> {
         let (program, socket) = (text(&self.program), text(&self.files.socket));

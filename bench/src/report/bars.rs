@@ -83,8 +83,29 @@ impl UnderlayReport {
             bars.push(least("epoll: one TCP stream / vxlan", 0.45, tcp));
             bars.push(most("system calls per 64-byte segment, uring / epoll", 0.5, calls));
         }
+        bars.extend(self.bars_of_sealing());
         bars.extend(self.bars_of_kernel_paths());
         bars
+    }
+
+    /// What sealing may cost. Measured on demand.
+    fn bars_of_sealing(&self) -> Vec<Bar> {
+        let (sealed, plain) = (PathKind::WeftSealed, PathKind::Weft);
+        if self.path(sealed).is_none() {
+            return Vec::new();
+        }
+        let cpu = |path| self.median(path, Figure::Tcp1CpuSecondsPerGb);
+        let added = cpu(sealed).zip(cpu(plain)).map(|(sealed, plain)| sealed - plain);
+        let by = |other, figure| self.ratio(sealed, other, figure);
+        let go = PathKind::WireguardGo;
+        vec![
+            most("sealed: CPU seconds per GB above plain", 1.6, added),
+            least("sealed: one TCP stream / plain", 0.45, by(plain, Figure::Tcp1Gbps)),
+            least("sealed: one TCP stream / vxlan", 0.3, by(PathKind::Vxlan, Figure::Tcp1Gbps)),
+            least("sealed: one TCP stream / wireguard-go", 5.0, by(go, Figure::Tcp1Gbps)),
+            least("sealed: 64-byte datagrams / wireguard-go", 1.5, by(go, Figure::Udp64Kpps)),
+            most("sealed: round trip p50 / plain", 1.3, by(plain, Figure::RttP50Us)),
+        ]
     }
 
     /// A daemon on a path that the kernel carries may cost next to nothing. Measured on demand.
@@ -195,6 +216,20 @@ mod tests {
         let bars: Vec<_> = report.bars()[10..].iter().map(|bar| bar.value.unwrap()).collect();
         assert_eq!(bars, [0.5, 0.25]);
         assert!(report.bars()[10..].iter().all(Bar::holds));
+    }
+
+    #[test]
+    fn sealing_is_compared_with_what_it_replaces() {
+        let mut report = full();
+        let paths = &mut report.underlays[0].paths;
+        paths.push(measured(PathKind::WeftSealed, 4.0, f64::NAN));
+        paths.push(measured(PathKind::WireguardGo, 1.0, f64::NAN));
+        let bars = report.bars();
+        let found: Vec<_> =
+            bars[10..].iter().map(|bar| (bar.value.unwrap(), bar.holds())).collect();
+        let (good, bad) = (|value| (value, true), |value| (value, false));
+        let expected = [good(0.25 - 0.2), good(0.8), good(0.4), bad(4.0), good(4.0), good(1.0)];
+        assert_eq!(found, expected);
     }
 
     #[test]
