@@ -20,8 +20,10 @@ use crate::lab::{
     Lab, LabOptions, Memory, NETWORK, Process, Side, Topology, left_behind, wait_until,
 };
 
-/// The `Backend` of sealed traffic.
+/// The `Backend` of sealed traffic, and of those that the kernel carries.
 const SEALED: &str = r#"{"Type":"udp","Encryption":"wireguard"}"#;
+const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
+const VXLAN: &str = r#"{"Type":"vxlan"}"#;
 
 /// How long a path may take until the first packet crosses it.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -177,12 +179,8 @@ impl RunningPath {
             PathKind::WeftEpoll => path.start_weft(lab, programs, None, &["--engine", "epoll"])?,
             PathKind::Weft2 => path.start_weft(lab, programs, None, &["--workers", "2"])?,
             PathKind::WeftSealed => path.start_weft(lab, programs, Some(SEALED), &[])?,
-            PathKind::WeftHostGw => {
-                path.start_weft(lab, programs, Some(r#"{"Type":"host-gw"}"#), &[])?
-            }
-            PathKind::WeftVxlan => {
-                path.start_weft(lab, programs, Some(r#"{"Type":"vxlan"}"#), &[])?
-            }
+            PathKind::WeftHostGw => path.start_weft(lab, programs, Some(HOST_GW), &[])?,
+            PathKind::WeftVxlan => path.start_weft(lab, programs, Some(VXLAN), &[])?,
             PathKind::Wireguard => path.start_wireguard(lab, programs, Flavour::Kernel)?,
             PathKind::WireguardGo => path.start_wireguard(lab, programs, Flavour::Go)?,
             PathKind::BoringtunCli => path.start_wireguard(lab, programs, Flavour::Boringtun)?,
