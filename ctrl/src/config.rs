@@ -10,6 +10,7 @@
 //! ([`ConfigError::is_fatal`]).
 
 mod backend;
+mod paths;
 mod range;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,6 +23,7 @@ use crate::lease::Leaf;
 pub use backend::{
     Backend, PORT_DEFAULT, SOURCE_PORTS_MAX, Sealing, UdpBackend, VXLAN_PORT_DEFAULT, VxlanBackend,
 };
+pub use paths::PathKind;
 pub use range::SubnetRange;
 
 use range::Wish;

@@ -23,6 +23,12 @@ impl Identity {
     pub fn random() -> Self {
         Self(rng().random())
     }
+
+    /// The bits, the first digit's first.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
 }
 
 /// The text is not an identity.

@@ -12,6 +12,7 @@
 //! - [`device`]: addresses, routes and settings of the tunnel device.
 //! - [`kernel`]: kernel state that reaches peers without the engine.
 //! - [`netfilter`]: masquerading, forward rules and the blackhole route.
+//! - [`health`]: which path to a peer works (pure).
 //! - [`subnet_file`]: the file that container runtimes read.
 //! - [`desired`]: leases and config to a table (pure).
 //! - [`status`]: what is known, for people.
@@ -24,6 +25,7 @@ pub mod config;
 pub mod controller;
 pub mod desired;
 pub mod device;
+pub mod health;
 pub mod identity;
 pub mod interface;
 pub mod kernel;
