@@ -290,6 +290,9 @@ pub struct Peer {
     /// Why so, where there is a choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The paths that both hosts have, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PeerPath>,
     /// Its identity, if it is a weft node.
     pub id: Option<String>,
     /// Seconds since its lease was seen first.
@@ -320,6 +323,25 @@ pub struct PeerSealing {
     pub given_up: u64,
     /// Packets that waited for a session and were dropped.
     pub packets_dropped: u64,
+}
+
+/// One of several paths to another host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerPath {
+    /// Its name in the network config.
+    pub path: String,
+    /// The subnet that it leads to.
+    pub subnet: String,
+    /// Packets take it.
+    pub chosen: bool,
+    /// What is wrong with it, or `nothing`.
+    pub problem: String,
+    /// Bytes of the largest packet that gets through, if that is known.
+    pub mtu: Option<usize>,
+    /// Microseconds there and back.
+    pub round_trip_us: Option<u64>,
+    /// Part of the probes without an answer, from 0 to 1.
+    pub loss: Option<f64>,
 }
 
 /// Packets that were not handed on.

@@ -4,6 +4,7 @@
 //! runtime. What can fail before the lease is taken is done before, so that a host that cannot
 //! carry packets does not claim a subnet.
 
+mod care;
 mod degraded;
 mod device;
 mod events;

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use ipnet::IpNet;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info};
 use weft_forward::table::{Table, TableError};
@@ -77,6 +78,12 @@ pub trait TableSink {
     /// Packets are to be sent from and received at these addresses instead of those before. Where that
     /// cannot be, those before stay, and a sentence says why.
     fn rebind(&mut self, addresses: Vec<SocketAddr>) -> Rebinding;
+
+    /// Whether packets that the tables are for are moved at all. Peers that have another path are
+    /// given that while they are not.
+    fn works(&self) -> watch::Receiver<bool> {
+        watch::channel(true).1
+    }
 }
 
 /// A peer that traffic is sealed to.
@@ -162,7 +169,7 @@ pub enum StartError {
     },
     /// What others send to is not an address of the interface.
     #[error(
-        "Backend type \"host-gw\" cannot work with the public address {public}, which is none of \
+        "\"host-gw\" cannot work with the public address {public}, which is none of \
          {interface}: peers route to this address directly. Leave out --public-ip and \
          --public-ipv6, choose the interface that has the address with --iface, or use \"vxlan\""
     )]
@@ -442,7 +449,9 @@ impl Acquired {
             let mtu = self.begun.mtu;
             status.device = Some(DeviceStatus { name: name.to_owned(), index: Some(index), mtu });
         });
-        way::clear(&self.begun.config).await;
+        if self.begun.config.backend.paths().len() == 1 {
+            way::clear(&self.begun.config).await;
+        }
         if self.begun.config.backend.sealing().is_some() {
             wall::establish(&wanted_rules(&self.begun.config, &self.lease.leaf)).await?;
         }

@@ -2,6 +2,7 @@
 
 mod book;
 pub mod kernel;
+pub mod paths;
 mod slots;
 mod view;
 

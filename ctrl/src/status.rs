@@ -7,12 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::config::{NetworkConfig, SubnetRange};
+use crate::config::{NetworkConfig, PathKind, SubnetRange};
 use crate::desired::kernel::{self, OnLink, Path};
 use crate::desired::{Accepted, Hop, View};
+use crate::health::choice::objection;
+use crate::health::{Candidate, Standing};
 use crate::identity::Identity;
 use crate::interface::Interface;
 use crate::lease::{Leaf, shortened};
@@ -63,6 +66,8 @@ pub struct Status {
     pub delays: TableDelays,
     /// Other nodes that packets are sent to.
     pub peers: Vec<PeerStatus>,
+    /// How often a peer was given another path since the start.
+    pub path_switches: u64,
     /// Leases of other backends.
     pub skipped: Vec<SkippedStatus>,
     /// Leases that are not believed now.
@@ -250,6 +255,9 @@ pub struct PeerStatus {
     pub path: String,
     /// Why that one, where there is a choice.
     pub reason: Option<String>,
+    /// The paths that both nodes have, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PathStatus>,
     /// It takes IPv6 inside.
     pub takes_ipv6: bool,
     /// Number in the table, if the engine reaches it.
@@ -260,6 +268,45 @@ pub struct PeerStatus {
     pub age_seconds: u64,
     #[serde(skip)]
     since: Option<Instant>,
+}
+
+/// One of several paths to a peer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PathStatus {
+    /// Its name in the config.
+    pub path: &'static str,
+    /// The peer's subnet that it leads to.
+    pub subnet: String,
+    /// Packets take it.
+    pub chosen: bool,
+    /// What is wrong with it, or `nothing`.
+    pub problem: String,
+    /// Bytes of the largest packet that gets through, if that is known. Larger ones than pods send
+    /// are not tried.
+    pub mtu: Option<usize>,
+    /// Microseconds there and back, smoothed.
+    pub round_trip_us: Option<u64>,
+    /// Part of the probes without an answer, from 0 to 1.
+    pub loss: Option<f64>,
+}
+
+impl PathStatus {
+    pub(crate) fn new(candidate: &Candidate, subnet: IpNet, chosen: PathKind) -> Self {
+        let assessment = match candidate.standing {
+            Standing::Probed(assessment) => Some(assessment),
+            _ => None,
+        };
+        let round_trip = assessment.and_then(|one| one.round_trip);
+        Self {
+            path: candidate.path.name(),
+            subnet: subnet.to_string(),
+            chosen: candidate.path == chosen,
+            problem: objection(candidate.standing),
+            mtu: assessment.and_then(|one| one.mtu),
+            round_trip_us: round_trip.and_then(|time| time.as_micros().try_into().ok()),
+            loss: assessment.map(|one| one.loss),
+        }
+    }
 }
 
 /// A lease for another backend.
@@ -565,6 +612,7 @@ impl PeerStatus {
             weft: weft.map(|weft| weft.v),
             path: String::new(),
             reason: None,
+            paths: Vec::new(),
             takes_ipv6: false,
             slot: None,
             generation: None,

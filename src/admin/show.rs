@@ -119,7 +119,39 @@ pub fn peers(peers: &Peers) -> String {
         row.extend(is_sealed.then(|| session(peer.sealing.as_ref())));
         row
     }));
-    table(&rows)
+    let mut text = table(&rows);
+    if peers.peers.iter().any(|peer| !peer.paths.is_empty()) {
+        text.push('\n');
+        text.push_str(&paths(peers));
+    }
+    text
+}
+
+/// The paths to peers that have several, and why one of them is taken.
+fn paths(peers: &Peers) -> String {
+    let head = ["SUBNET", "PATH", "TAKEN", "WRONG WITH IT", "ROUND TRIP", "LOSS", "MTU"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for path in peers.peers.iter().flat_map(|peer| &peer.paths) {
+        let dash = || "-".to_owned();
+        let round_trip = |us: u64| format!("{}.{:03} ms", us / 1000, us % 1000);
+        rows.push(vec![
+            path.subnet.clone(),
+            path.path.clone(),
+            if path.chosen { "yes" } else { "no" }.to_owned(),
+            path.problem.clone(),
+            path.round_trip_us.map_or_else(dash, round_trip),
+            path.loss.map_or_else(dash, |loss| format!("{:.1} %", loss * 100.0)),
+            path.mtu.map_or_else(dash, |mtu| mtu.to_string()),
+        ]);
+    }
+    let mut text = table(&rows);
+    for peer in &peers.peers {
+        if let Some(reason) = &peer.reason {
+            let subnets = join([&peer.subnet, &peer.ipv6_subnet]);
+            text.push_str(&format!("{subnets} takes {}: {reason}\n", peer.path));
+        }
+    }
+    text
 }
 
 /// Peers that the kernel reaches: nothing is known about paths beyond their choice.

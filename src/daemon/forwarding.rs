@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tracing::{debug, error, warn};
 use weft_ctrl::controller::{Rebinding, SealedPeer, TableSink};
@@ -45,7 +45,9 @@ pub(super) struct Forwarding {
     control: Mutex<Control>,
     crew: Crew,
     info: WorkerInfo,
-    events: mpsc::WeakSender<Told>,
+    events: mpsc::Sender<Told>,
+    /// Neither ended nor stuck.
+    works: watch::Sender<bool>,
 }
 
 /// News of a worker.
@@ -236,7 +238,7 @@ fn offer_newest(
 }
 
 impl Forwarding {
-    /// Starts the workers. Their events come out of the receiver, which ends with the last of them.
+    /// Starts the workers. Their events come out of the receiver.
     pub(super) fn start(equipment: Equipment) -> Result<(Arc<Self>, mpsc::Receiver<Told>)> {
         let Equipment { crew, queues, sockets, inner_mtu, engine, without, habits, keys, table } =
             equipment;
@@ -253,15 +255,15 @@ impl Forwarding {
         spawn_all(recipe.with(sockets)?, 0, &sender, &mut workers)?;
         let info = workers.first().context("there is no worker")?.info().clone();
         let lanes = workers.into_iter().map(Lane::new).collect();
-        let events = sender.downgrade();
         let sealer = match beginnings {
             Some((beginnings, sealing)) => {
-                Some(beginnings.start(sealing, second, tell_death(&events))?)
+                Some(beginnings.start(sealing, second, tell_death(&sender.downgrade()))?)
             }
             None => None,
         };
         let control = Control { lanes, replacements: 0, sealer, recipe: Some(recipe) };
-        let forwarding = Self { control: Mutex::new(control), crew, info, events };
+        let works = watch::Sender::new(true);
+        let forwarding = Self { control: Mutex::new(control), crew, info, events: sender, works };
         Ok((Arc::new(forwarding), receiver))
     }
 
@@ -280,9 +282,8 @@ impl Forwarding {
             let Some(recipe) = &control.recipe else { bail!("The daemon is about to stop") };
             (recipe.with(sockets)?, control.replacements + 1)
         };
-        let events = self.events.upgrade().context("the workers have ended")?;
         let mut successors = Vec::new();
-        if let Err(error) = spawn_all(options, replacements, &events, &mut successors) {
+        if let Err(error) = spawn_all(options, replacements, &self.events, &mut successors) {
             self.give_up(successors);
             return Err(error);
         }
@@ -324,6 +325,16 @@ impl Forwarding {
         for (lane, counters) in self.control().lanes.iter_mut().zip(counters) {
             lane.fold(&counters);
         }
+    }
+
+    /// Whether packets are moved: no worker has ended or is stuck.
+    pub(super) fn works(&self) -> watch::Receiver<bool> {
+        self.works.subscribe()
+    }
+
+    /// Tells those who want to know whether packets are moved.
+    pub(super) fn set_works(&self, works: bool) {
+        self.works.send_if_modified(|before| std::mem::replace(before, works) != works);
     }
 
     /// How often all workers were replaced.
@@ -483,7 +494,7 @@ impl TableSink for Tables {
             Ok(()) => {}
             // The watchdog offers it again, and tells if the worker is stuck.
             Err(error @ NotTold::Busy) => debug!(%error, "a new table has to wait"),
-            // Its last event ends the daemon.
+            // Its last event ends the daemon, or brings a successor, who gets the newest table.
             Err(error @ NotTold::Ended) => error!(%error, "a new table could not be handed on"),
         }
     }
@@ -501,6 +512,10 @@ impl TableSink for Tables {
             replacing.await.context("the thread that replaces the sockets ended")?
         };
         Box::pin(async move { replace.await.map_err(|error| format!("{error:#}")) })
+    }
+
+    fn works(&self) -> watch::Receiver<bool> {
+        self.forwarding.works()
     }
 }
 

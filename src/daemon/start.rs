@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use tokio::sync::mpsc;
 use tracing::{info, warn};
 use weft_ctrl::controller::{self, Begun};
-use weft_dataplane::{EngineWish, Event, Habits, WorkerInfo};
+use weft_dataplane::{EngineWish, Habits, WorkerInfo};
 use weft_forward::table::{Table, TableInput};
 
+use super::care;
 use super::degraded;
 use super::device;
-use super::forwarding::{Equipment, Forwarding, Tables, Told};
+use super::forwarding::{Equipment, Forwarding, Tables};
 use super::sealing::Keys;
 use super::state::State;
 use super::tell_supervisor;
@@ -62,13 +62,16 @@ async fn move_packets(
     degraded::log(forwarding.info(), options.without);
     state.set_forwarding(Arc::clone(&forwarding));
     let wishes = state.take_wishes();
+    let addresses = begun.bind_addresses();
+    let has_other_paths = begun.config().backend.paths().len() > 1;
     let acquired = begun.acquire().await?;
     forwarding.adopt(&acquired.first_table())?;
     let running = acquired.configure(&name, index).await?;
     let tables = Tables { forwarding: Arc::clone(&forwarding), without: options.without };
+    let care = care::Care { addresses, has_other_paths, without: options.without };
     tokio::select! {
         outcome = running.run_releasable(tables, std::future::pending(), wishes) => outcome?,
-        death = follow_events(&mut events, state) => bail!("A packet worker has ended: {death}"),
+        failure = care::look_after(&mut events, state, &forwarding, care) => match failure? {},
         never = announce_readiness(state) => match never {},
         never = watchdog::watch(&forwarding, state) => match never {},
     }
@@ -117,17 +120,6 @@ fn log_engine(options: &Options, info: &WorkerInfo) {
     } else {
         info!(engine, reason, "packets are moved");
     }
-}
-
-/// Ends with the reason when the worker has ended by itself.
-async fn follow_events(events: &mut mpsc::Receiver<Told>, state: &State) -> String {
-    while let Some(told) = events.recv().await {
-        match told.event {
-            Event::Dead { reason } => return reason,
-            _ => state.handle_event(&told),
-        }
-    }
-    "it left no reason".to_owned()
 }
 
 /// Tells the supervisor once, and everybody who reads the log at every change.

@@ -13,7 +13,7 @@ use weft_forward::counters::{DropsSnapshot, Snapshot};
 use weft_forward::drops::DropReason;
 
 use super::degraded::degraded;
-use super::events::{Paths, PeerId};
+use super::events::{Paths, PeerId, WorkerId};
 use super::forwarding::{Counted, Forwarding, Told, total};
 use super::kernel;
 use super::metrics::{Moving, Scrape};
@@ -42,6 +42,8 @@ struct Known {
     /// For the control loop, once it runs.
     wishes: Option<mpsc::Receiver<Wish>>,
     paths: Paths,
+    /// A worker has ended and has no successor yet.
+    has_dead_worker: bool,
     stalls: Stalls,
 }
 
@@ -95,6 +97,21 @@ impl State {
             }
             Event::Dead { .. } => {}
         }
+    }
+
+    /// Whether a worker is not one of those that were replaced.
+    pub(super) fn is_current(&self, worker: WorkerId) -> bool {
+        !self.known().paths.is_gone(worker)
+    }
+
+    /// A worker has ended and has no successor yet.
+    pub(super) fn set_dead_worker(&self, is_dead: bool) {
+        self.known().has_dead_worker = is_dead;
+    }
+
+    /// Whether a worker has ended and has no successor yet.
+    pub(super) fn has_dead_worker(&self) -> bool {
+        self.known().has_dead_worker
     }
 
     /// All workers were replaced, so often by now.
@@ -345,6 +362,18 @@ fn peer_id(peer: &status::PeerStatus) -> Option<PeerId> {
     Some(PeerId { slot: peer.slot?, generation: peer.generation? })
 }
 
+fn describe_path(path: status::PathStatus) -> crate::admin::PeerPath {
+    crate::admin::PeerPath {
+        path: path.path.to_owned(),
+        subnet: path.subnet,
+        chosen: path.chosen,
+        problem: path.problem,
+        mtu: path.mtu,
+        round_trip_us: path.round_trip_us,
+        loss: path.loss,
+    }
+}
+
 fn describe(peer: status::PeerStatus, paths: &Paths) -> Peer {
     let id = peer_id(&peer);
     Peer {
@@ -356,6 +385,7 @@ fn describe(peer: status::PeerStatus, paths: &Paths) -> Peer {
         addresses: peer.addresses,
         path: peer.path,
         reason: peer.reason,
+        paths: peer.paths.into_iter().map(describe_path).collect(),
         id: peer.id.map(|id| id.to_string()),
         age_seconds: peer.age_seconds,
         takes_ipv6: peer.takes_ipv6,

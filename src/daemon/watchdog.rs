@@ -82,9 +82,13 @@ pub(super) async fn watch(forwarding: &Forwarding, state: &State) -> Infallible 
                 state.with_stalls(|stalls| stalls.handle(worker, news, now));
             }
         }
-        if forwarding.offer() == Err(NotTold::Ended) {
-            // Its last event ends the daemon.
-            return std::future::pending().await;
+        let is_stuck = state.with_stalls(|stalls| stalls.now().is_some());
+        let has_ended = forwarding.offer() == Err(NotTold::Ended);
+        // The last event of one that has ended says so, too, but only if there is a table to offer.
+        if is_stuck || has_ended {
+            forwarding.set_works(false);
+        } else if !state.has_dead_worker() {
+            forwarding.set_works(true);
         }
     }
 }

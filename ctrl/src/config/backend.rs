@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use super::ConfigError;
+use super::{ConfigError, PathKind, paths};
 use crate::json::{Fields, Object, Value};
 use crate::key::PresharedKey;
 
@@ -37,6 +37,10 @@ pub struct UdpBackend {
     pub allowed_sources: Vec<IpNet>,
     /// `StrictSource`: drop inner sources outside Network.
     pub strict_source: bool,
+    /// `Paths`: the ways to peers that are open, the one to be preferred first. `udp` is among them.
+    pub paths: Vec<PathKind>,
+    /// `VXLAN`: the device of the path `vxlan`, if that is open. The underlay's MTU is that of `MTU`.
+    pub vxlan: Option<VxlanBackend>,
     /// `Encryption`: everything between the nodes is sealed, and nothing else is taken.
     pub sealing: Option<Sealing>,
 }
@@ -57,6 +61,8 @@ impl Default for UdpBackend {
             allowed_sources: Vec::new(),
             strict_source: false,
             sealing: None,
+            paths: vec![PathKind::Udp],
+            vxlan: None,
         }
     }
 }
@@ -95,7 +101,7 @@ impl Default for VxlanBackend {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// `udp`: weft's own engine.
-    Udp(UdpBackend),
+    Udp(Box<UdpBackend>),
     /// `vxlan`: the kernel's VXLAN device.
     Vxlan(VxlanBackend),
     /// `host-gw`: plain routes by way of the peers.
@@ -104,7 +110,7 @@ pub enum Backend {
 
 impl Default for Backend {
     fn default() -> Self {
-        Self::Udp(UdpBackend::default())
+        Self::Udp(Box::default())
     }
 }
 
@@ -140,6 +146,26 @@ impl Backend {
         match self {
             Self::Vxlan(backend) => Some(backend),
             _ => None,
+        }
+    }
+
+    /// The VXLAN device, whether it carries everything or is one path of several.
+    #[must_use]
+    pub fn tunnel(&self) -> Option<&VxlanBackend> {
+        match self {
+            Self::Udp(backend) => backend.vxlan.as_ref(),
+            Self::Vxlan(backend) => Some(backend),
+            Self::HostGw => None,
+        }
+    }
+
+    /// The ways to peers that are open, the one to be preferred first.
+    #[must_use]
+    pub fn paths(&self) -> &[PathKind] {
+        match self {
+            Self::Udp(backend) => &backend.paths,
+            Self::Vxlan(_) => &[PathKind::Vxlan],
+            Self::HostGw => &[PathKind::HostGw],
         }
     }
 
@@ -181,7 +207,7 @@ pub(super) fn read(
     };
     let kind = Fields::new(object, "Backend.", mistakes).text("Type").unwrap_or("").to_lowercase();
     match kind.as_str() {
-        "udp" => Ok(Backend::Udp(read_udp(object, mistakes))),
+        "udp" => Ok(Backend::Udp(Box::new(read_udp(object, mistakes)))),
         "vxlan" => Ok(Backend::Vxlan(read_vxlan(object, mistakes))),
         "host-gw" => {
             refuse_sealing(object, mistakes);
@@ -211,6 +237,21 @@ fn way_out(kind: &str) -> Option<&'static str> {
 
 fn read_vxlan(object: &Object, mistakes: &mut Vec<String>) -> VxlanBackend {
     let mut fields = Fields::new(object, "Backend.", mistakes);
+    let (vni, port) = vni_and_port(&mut fields);
+    let backend = VxlanBackend {
+        vni,
+        port,
+        mtu: underlay_mtu(&mut fields),
+        gbp: fields.boolean("GBP").unwrap_or(false),
+        learning: fields.boolean("Learning").unwrap_or(false),
+        direct_routing: fields.boolean("DirectRouting").unwrap_or(false),
+    };
+    refuse(object, mistakes, "OnDemand", |value| *value == Value::Bool(false));
+    refuse_sealing(object, mistakes);
+    backend
+}
+
+fn vni_and_port(fields: &mut Fields<'_>) -> (u32, u16) {
     let defaults = VxlanBackend::default();
     let vni = fields.unsigned("VNI").unwrap_or(u64::from(defaults.vni));
     if vni > VNI_MAX {
@@ -225,17 +266,7 @@ fn read_vxlan(object: &Object, mistakes: &mut Vec<String>) -> VxlanBackend {
             defaults.port
         }
     };
-    let backend = VxlanBackend {
-        vni: u32::try_from(vni).unwrap_or(defaults.vni),
-        port,
-        mtu: underlay_mtu(&mut fields),
-        gbp: fields.boolean("GBP").unwrap_or(false),
-        learning: fields.boolean("Learning").unwrap_or(false),
-        direct_routing: fields.boolean("DirectRouting").unwrap_or(false),
-    };
-    refuse(object, mistakes, "OnDemand", |value| *value == Value::Bool(false));
-    refuse_sealing(object, mistakes);
-    backend
+    (u32::try_from(vni).unwrap_or(defaults.vni), port)
 }
 
 fn read_udp(object: &Object, mistakes: &mut Vec<String>) -> UdpBackend {
@@ -253,8 +284,16 @@ fn read_udp(object: &Object, mistakes: &mut Vec<String>) -> UdpBackend {
     let allowed_sources = allowed_sources(&mut fields);
     let strict_source = fields.boolean("StrictSource").unwrap_or(false);
     let sealing = sealing(&mut fields);
-    refuse_unbuilt(object, mistakes);
-    UdpBackend { port, source_ports, mtu, allowed_sources, strict_source, sealing }
+    let paths = paths::read(&mut fields);
+    if sealing.is_some() && paths.len() > 1 {
+        fields.mistake(
+            "Paths",
+            "has more than \"udp\" beside Encryption, and packets would travel unsealed there; leave \
+             out one of them",
+        );
+    }
+    let vxlan = path_vxlan(object, &paths, mtu, mistakes);
+    UdpBackend { port, source_ports, mtu, allowed_sources, strict_source, sealing, paths, vxlan }
 }
 
 /// A mistake here must not end in traffic that is not sealed, and never shows the secret.
@@ -307,6 +346,29 @@ fn is_empty(value: &Value) -> bool {
     matches!(value, Value::Text(text) if text.is_empty())
 }
 
+/// The device of the path `vxlan`.
+fn path_vxlan(
+    object: &Object,
+    paths: &[PathKind],
+    mtu: Option<u32>,
+    mistakes: &mut Vec<String>,
+) -> Option<VxlanBackend> {
+    let is_open = paths.contains(&PathKind::Vxlan);
+    let keys = match object.last("VXLAN") {
+        None | Some(Value::Null) => &Object::default(),
+        Some(Value::Object(keys)) => keys,
+        Some(other) => {
+            mistakes.push(format!("Backend.VXLAN is {}, expected an object", other.kind()));
+            return None;
+        }
+    };
+    if !is_open && object.last("VXLAN").is_some_and(|value| *value != Value::Null) {
+        mistakes.push("Backend.VXLAN is set, but Backend.Paths does not list \"vxlan\"".into());
+    }
+    let (vni, port) = vni_and_port(&mut Fields::new(keys, "Backend.VXLAN.", mistakes));
+    is_open.then(|| VxlanBackend { vni, port, mtu, ..VxlanBackend::default() })
+}
+
 /// All of them are ports.
 fn source_ports(fields: &mut Fields<'_>, port: u16) -> u16 {
     let Some(asked_for) = fields.unsigned("SourcePorts") else { return 1 };
@@ -338,17 +400,6 @@ fn allowed_sources(fields: &mut Fields<'_>) -> Vec<IpNet> {
         }
     }
     sources
-}
-
-/// Keys whose function does not exist yet are refused unless they say what happens anyway.
-fn refuse_unbuilt(object: &Object, mistakes: &mut Vec<String>) {
-    refuse(
-        object,
-        mistakes,
-        "Paths",
-        |value| matches!(value, Value::Array(items) if items.as_slice() == [Value::Text("udp".into())]),
-    );
-    refuse(object, mistakes, "VXLAN", |_| false);
 }
 
 fn refuse(object: &Object, mistakes: &mut Vec<String>, key: &str, is_default: fn(&Value) -> bool) {

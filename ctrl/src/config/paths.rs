@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::json::Fields;
+
 /// A way to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PathKind {
@@ -62,4 +64,32 @@ impl fmt::Display for PathKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())
     }
+}
+
+/// Reads the list. Everything that is wrong with it is a mistake.
+pub(super) fn read(fields: &mut Fields<'_>) -> Vec<PathKind> {
+    let Some(names) = fields.texts("Paths") else { return vec![PathKind::Udp] };
+    let mut paths = Vec::new();
+    for name in names {
+        match PathKind::from_name(name) {
+            None => {
+                let text = format!(
+                    "has {name:?}, which is no path. Paths are \"udp\", \"vxlan\" and \"host-gw\""
+                );
+                fields.mistake("Paths", &text);
+            }
+            Some(path) if paths.contains(&path) => {
+                fields.mistake("Paths", &format!("lists {name:?} twice"));
+            }
+            Some(path) => paths.push(path),
+        }
+    }
+    if !paths.contains(&PathKind::Udp) {
+        fields.mistake(
+            "Paths",
+            "does not list \"udp\", which works where nothing else does. Add it, or use the Type \
+             \"vxlan\" or \"host-gw\" to do without",
+        );
+    }
+    paths
 }

@@ -80,7 +80,7 @@ fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
     assert_eq!(config.networks().count(), 2);
     assert_eq!(
         config.backend,
-        Backend::Udp(UdpBackend {
+        Backend::Udp(Box::new(UdpBackend {
             port: 9000,
             source_ports: 1,
             mtu: Some(9000),
@@ -89,15 +89,15 @@ fn keys_match_in_any_case_and_unknown_ones_are_ignored() {
                 "2001:db8::/32".parse().unwrap()
             ],
             strict_source: true,
-            sealing: None,
-        })
+            ..UdpBackend::default()
+        }))
     );
 }
 
 #[test]
 fn a_missing_backend_is_udp_with_its_defaults() {
     let config = parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
-    assert_eq!(config.backend, Backend::Udp(UdpBackend::default()));
+    assert_eq!(config.backend, Backend::Udp(Box::default()));
     assert_eq!(config.backend.port(), Some(8285));
     assert!(!config.nftables);
     let config = parse(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp","MTU":0}}"#).unwrap();
@@ -259,20 +259,6 @@ fn all_mistakes_are_told_at_once_and_before_a_fatal_kind() {
     assert_eq!(found.len(), 4, "{found:?}");
 }
 
-#[test]
-fn what_is_not_built_yet_is_refused_unless_it_asks_for_nothing() {
-    let with = |key: &str| {
-        parse(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"udp",{key}}}}}"#))
-    };
-    for refused in [r#""Paths":["udp","vxlan"]"#, r#""paths":[]"#, r#""VXLAN":{"VNI":1}"#] {
-        let error = with(refused).unwrap_err();
-        assert!(!error.is_fatal());
-        let text = error.to_string();
-        assert!(text.contains("not built yet"), "{text}");
-    }
-    assert!(with(r#""Paths":["udp"]"#).is_ok());
-}
-
 /// A preshared key.
 const PSK: &str = "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE=";
 
@@ -387,5 +373,37 @@ proptest::proptest! {
                 proptest::prop_assert_eq!(last.network(), range.last());
             }
         }
+    }
+}
+
+#[test]
+fn paths_are_in_order_and_have_udp_among_them() {
+    let with = |keys: &str| {
+        parse(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{{"Type":"udp",{keys}}}}}"#))
+    };
+    let all = with(r#""Paths":["host-gw","vxlan","udp"],"vxlan":{"vni":7,"Port":4789},"MTU":1400"#);
+    let backend = all.unwrap().backend;
+    assert_eq!(backend.paths(), [PathKind::HostGw, PathKind::Vxlan, PathKind::Udp]);
+    let tunnel = backend.tunnel().unwrap();
+    assert_eq!((tunnel.vni, tunnel.port, tunnel.mtu), (7, 4789, Some(1400)));
+    assert_eq!(backend.vxlan(), None, "that is not the type");
+    let plain = with(r#""Paths":["udp","host-gw"]"#).unwrap().backend;
+    assert_eq!((plain.paths().len(), plain.tunnel()), (2, None));
+    let default = with(r#""Paths":["vxlan","udp"]"#).unwrap().backend.tunnel().cloned().unwrap();
+    assert_eq!((default.vni, default.port), (1, 8472));
+    for (keys, part) in [
+        (r#""Paths":[]"#, "does not list"),
+        (r#""Paths":["vxlan"]"#, "does not list"),
+        (r#""Paths":["udp","udp"]"#, "twice"),
+        (r#""Paths":["udp","wireguard"]"#, "wireguard"),
+        (r#""Paths":["udp","VXLAN"]"#, "no path"),
+        (r#""Paths":"udp""#, "array"),
+        (r#""VXLAN":{"VNI":1}"#, "does not list"),
+        (r#""Paths":["udp","vxlan"],"VXLAN":{"VNI":16777216}"#, "VXLAN.VNI"),
+        (r#""Paths":["udp","vxlan"],"VXLAN":7"#, "object"),
+        (r#""Paths":["udp","vxlan"],"Encryption":"wireguard""#, "unsealed"),
+    ] {
+        let error = with(keys).unwrap_err();
+        assert!(!error.is_fatal() && error.to_string().contains(part), "{keys}: {error}");
     }
 }

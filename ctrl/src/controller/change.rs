@@ -9,6 +9,7 @@
 //! | `VNI`, `Port`, `GBP` of `vxlan`, `Type` | told; a restart applies it |
 //! | `Network`, `SubnetMin`, `SubnetMax`, as long as the own subnet is one of them | route, subnet file and table follow |
 //! | `EnableNFTables` | the rules of the other kind replace those in force |
+//! | `Paths`, `VXLAN` | told; a restart applies it |
 //! | `SourcePorts` | told; workers are as many as they were at the start |
 //! | `Encryption`, `PSK` | told; until the restart traffic is sealed, or not, as before |
 //! | anything that would give this node or its pods other addresses or another MTU | told; a restart applies it |
@@ -96,6 +97,9 @@ fn udp_reasons(before: &UdpBackend, now: &UdpBackend, source_ports: u16) -> Vec<
     }
     if before.sealing != now.sealing {
         reasons.push("Backend.Encryption or PSK is another one; so are all peers, perhaps");
+    }
+    if before.paths != now.paths || before.vxlan != now.vxlan {
+        reasons.push("Backend.Paths or Backend.VXLAN is another one; so are devices and leases");
     }
     // Sockets are bound while their predecessors still have their ports.
     if (1..source_ports).contains(&before.port.abs_diff(now.port)) {

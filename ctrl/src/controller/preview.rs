@@ -183,9 +183,12 @@ async fn foretell(begun: &Begun, records: Vec<Record>) -> Result<Preview, Previe
     let mut book = Book::default();
     book.handle(Update::Snapshot(records), Instant::now());
     let viewer = begun.viewer(choice.leaf, &facts);
-    if begun.config.backend.udp().is_some() {
+    let has_engine = begun.config.backend.udp().is_some();
+    let has_kernel_paths = !has_engine || begun.config.backend.paths().len() > 1;
+    if has_engine {
         preview.add_engine(begun, &choice.leaf).await?;
-    } else {
+    }
+    if has_kernel_paths {
         let plan = way::foretell(begun, &viewer, macs, &book).await?;
         preview.add_plan(&plan);
     }
@@ -212,9 +215,11 @@ impl Preview {
 
     /// The device, and what an earlier start with another type has left.
     async fn add_engine(&mut self, begun: &Begun, own: &Leaf) -> Result<(), PreviewError> {
-        let networks = begun.config.networks().collect();
-        let plan = kernel::preview(&State { networks, ..State::default() }).await?;
-        self.add_plan(&plan);
+        if begun.config.backend.paths().len() == 1 {
+            let networks = begun.config.networks().collect();
+            let plan = kernel::preview(&State { networks, ..State::default() }).await?;
+            self.add_plan(&plan);
+        }
         let desired = begun.desired_device(DEVICE_NAME, Some(own));
         let (steps, foreign) = device::preview(&desired).await.map_err(StartError::from)?;
         for step in steps {

@@ -17,7 +17,7 @@ use super::change::Ground;
 use super::own::{Changed, Life, OwnLease, Tried};
 use super::release::Wish;
 use super::save::Saver;
-use super::way::{EngineWay, Found, KernelWay, Learnt, Published, Way};
+use super::way::{EngineWay, Found, KernelWay, Learnt, PathsWay, Published, Way};
 use super::{Acquired, OnLeaseLoss, RunError, TableSink, Viewer, wanted_rules, with_cause};
 use crate::desired::Book;
 use crate::device::{DesiredDevice, Report};
@@ -89,6 +89,10 @@ impl Running {
     ) -> Result<(), RunError> {
         let Self { acquired, desired, report } = self;
         let netfilter = acquired.establish_rules().await?;
+        if acquired.begun().config().backend.paths().len() > 1 {
+            let way = PathsWay::new(sink, &acquired, desired, report);
+            return live(Node::new(acquired, way), netfilter, stop, wishes).await;
+        }
         let way = EngineWay::new(sink, &acquired.first_table, desired, report);
         live(Node::new(acquired, way), netfilter, stop, wishes).await
     }
@@ -334,7 +338,7 @@ impl<W: Way> Node<W> {
 
     fn publish(&mut self) {
         let Some(published) = self.way.publish(&self.viewer, &self.book) else { return };
-        let Published { view, peers, epoch } = published;
+        let Published { view, peers, epoch, switches } = published;
         let listed = self.listed;
         let delay = self.oldest_news.take().map(|oldest| oldest.elapsed());
         debug!(epoch, peers = peers.len(), rejected = view.rejected.len(), "leases sorted");
@@ -344,6 +348,7 @@ impl<W: Way> Node<W> {
             }
             let known = status.rejected.clone();
             status.set_view(&view, peers, epoch);
+            status.path_switches = switches;
             for one in status.rejected.iter().filter(|one| !known.contains(one)) {
                 warn!(lease = one.name, reason = one.text, "lease rejected");
             }

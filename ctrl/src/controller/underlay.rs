@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::macs::Macs;
 use super::{Options, StartError};
-use crate::config::{Backend, NetworkConfig};
+use crate::config::{NetworkConfig, PathKind};
 use crate::desired::kernel::{Host, Vtep};
 use crate::identity::Identity;
 use crate::interface::Interface;
@@ -77,12 +77,13 @@ pub(super) fn attributes(
         backend_v6_data: data(facts.macs.v6),
         weft: Some(Weft {
             id: Some(facts.identity),
-            paths: vec![name.to_owned()],
+            paths: config.backend.paths().iter().map(|path| path.name().to_owned()).collect(),
             port: udp.map(|udp| udp.port),
             ports: udp.map(|_| facts.source_ports),
             addrs,
             mtu: Some(facts.mtu),
             key: facts.key,
+            vtep: udp.and(config.backend.tunnel()).and_then(|_| facts.macs.iter().next()),
             v6: config.v6.is_some(),
             ..Weft::default()
         }),
@@ -120,14 +121,21 @@ pub(super) fn inner_mtu(config: &NetworkConfig, interface: &Interface) -> Result
             "Backend.MTU is larger than the interface's; full packets will not fit"
         );
     }
-    let outer = match &config.backend {
-        Backend::Udp(_) => vec![interface.address_v4.is_none()],
-        _ => [config.v4.as_ref().map(|_| false), config.v6.as_ref().map(|_| true)]
+    let kernel_outer: Vec<bool> =
+        [config.v4.as_ref().map(|_| false), config.v6.as_ref().map(|_| true)]
             .into_iter()
             .flatten()
-            .collect(),
+            .collect();
+    let outer = |path: PathKind| match path {
+        PathKind::Udp => vec![interface.address_v4.is_none()],
+        _ => kernel_outer.clone(),
     };
-    let overhead = outer.into_iter().map(|is_v6| overhead(&config.backend, is_v6)).max();
+    let is_sealed = config.backend.sealing().is_some();
+    let paths = config.backend.paths().iter();
+    let all = paths.flat_map(|path| {
+        outer(*path).into_iter().map(move |is_v6| overhead(*path, is_v6, is_sealed))
+    });
+    let overhead = all.max();
     let mtu = underlay.saturating_sub(overhead.unwrap_or(0)).min(MTU_MAX);
     let least = if config.v6.is_some() { MTU_MIN_V6 } else { MTU_MIN_V4 };
     if mtu < least {
@@ -140,17 +148,17 @@ pub(super) fn inner_mtu(config: &NetworkConfig, interface: &Interface) -> Result
 /// The same for the device of one family.
 fn device_mtu(config: &NetworkConfig, interface: &Interface, local: IpAddr) -> u32 {
     let underlay = config.backend.mtu().unwrap_or(interface.mtu);
-    underlay.saturating_sub(overhead(&config.backend, local.is_ipv6())).min(MTU_MAX)
+    underlay.saturating_sub(overhead(PathKind::Vxlan, local.is_ipv6(), false)).min(MTU_MAX)
 }
 
 /// What is put around every inner packet, in bytes, by the family of the outer one.
-fn overhead(backend: &Backend, is_v6: bool) -> u32 {
+fn overhead(path: PathKind, is_v6: bool, is_sealed: bool) -> u32 {
     let ip = if is_v6 { 40 } else { 20 };
-    match backend {
-        Backend::Udp(_) if backend.sealing().is_some() => SEALED_OVERHEAD,
-        Backend::Udp(_) => ip + UDP_HEADER,
-        Backend::Vxlan(_) => ip + UDP_HEADER + VXLAN_HEADER + ETHERNET_HEADER,
-        Backend::HostGw => 0,
+    match path {
+        PathKind::Udp if is_sealed => SEALED_OVERHEAD,
+        PathKind::Udp => ip + UDP_HEADER,
+        PathKind::Vxlan => ip + UDP_HEADER + VXLAN_HEADER + ETHERNET_HEADER,
+        PathKind::HostGw => 0,
     }
 }
 
@@ -176,8 +184,9 @@ pub(super) fn check_public(
     let differs =
         |(public, own): &(Option<IpAddr>, Option<IpAddr>)| public.is_some() && public != own;
     let different = [v4, v6].into_iter().find(differs);
-    match (different, &config.backend) {
-        (Some((Some(public), _)), Backend::HostGw) => {
+    let routes_plainly = config.backend.paths().contains(&PathKind::HostGw);
+    match different {
+        Some((Some(public), _)) if routes_plainly => {
             let interface = interface.name.clone();
             Err(StartError::PublicAddress { public, interface })
         }

@@ -6,9 +6,12 @@
 //! | types | `udp` | `vxlan`, `host-gw` |
 //! | hands on | a table to the workers | devices, routes, neighbours and FDB entries to the kernel |
 //! | looks after | the tunnel device | all of these |
+//!
+//! [`PathsWay`] does both, for `udp` with several `Paths`.
 
 mod engine;
 mod kernel;
+mod paths;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -22,6 +25,7 @@ use crate::status::PeerStatus;
 pub(super) use engine::EngineWay;
 pub use kernel::PrepareError;
 pub(super) use kernel::{KernelWay, clear, foresee_macs, foretell, prepare};
+pub(super) use paths::PathsWay;
 
 /// How packets get to the peers.
 pub(super) trait Way {
@@ -75,6 +79,8 @@ pub(super) struct Published {
     pub(super) peers: Vec<PeerStatus>,
     /// Number of the table; it grows with every change.
     pub(super) epoch: u64,
+    /// How often a peer was given another path.
+    pub(super) switches: u64,
 }
 
 /// What is not as it should be on this host.

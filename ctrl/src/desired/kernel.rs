@@ -114,10 +114,7 @@ pub fn state(
 ) -> State {
     let mut state = State { networks: config.networks().collect(), ..State::default() };
     let vxlan = config.backend.vxlan();
-    if let Some(backend) = vxlan {
-        state.vxlans =
-            host.vteps.iter().filter_map(|vtep| device(backend, own, host, vtep)).collect();
-    }
+    state.vxlans = devices(config, own, host);
     for hop in view.accepted.iter().flat_map(|accepted| accepted.hops()) {
         match vxlan {
             Some(backend) => match direct_device(backend, on_link, hop) {
@@ -128,6 +125,13 @@ pub fn state(
         }
     }
     state
+}
+
+/// The VXLAN devices of this node.
+#[must_use]
+pub fn devices(config: &NetworkConfig, own: &Leaf, host: &Host) -> Vec<Vxlan> {
+    let Some(backend) = config.backend.tunnel() else { return Vec::new() };
+    host.vteps.iter().filter_map(|vtep| device(backend, own, host, vtep)).collect()
 }
 
 /// `None` for a family in which the node has no subnet.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use weft_forward::table::{Peer, TableInput};
 
 use super::{Book, Slots};
-use crate::config::{Backend, NetworkConfig};
+use crate::config::{Backend, NetworkConfig, PathKind};
 use crate::identity::Identity;
 use crate::kernel::MacAddress;
 use crate::key::PublicKey;
@@ -26,6 +26,10 @@ pub struct Accepted {
     pub lease: Lease,
     /// How it is reached.
     pub reach: Reach,
+    /// Besides, if the engine reaches it: what the kernel has to know for the other paths.
+    pub beside: Vec<Hop>,
+    /// The paths that both nodes have open, in the config's order.
+    pub paths: Vec<PathKind>,
     /// When the lease was first seen.
     pub since: Instant,
 }
@@ -125,6 +129,9 @@ struct Candidate<'a> {
     leaf: Leaf,
     lease: Lease,
     far: Far,
+    /// See [`Accepted`].
+    beside: Vec<Hop>,
+    paths: Vec<PathKind>,
 }
 
 /// Where a believable lease's owner is.
@@ -167,7 +174,9 @@ impl Viewer {
             }
             match self.judge(&lease, &mut taken) {
                 Ok((leaf, far)) => {
-                    candidates.push(Candidate { name, since: entry.since, leaf, lease, far });
+                    let since = entry.since;
+                    let (beside, paths) = self.beside(&lease, &leaf, &mut taken);
+                    candidates.push(Candidate { name, since, leaf, lease, far, beside, paths });
                 }
                 Err(reason) => view.rejected.push(rejected(reason)),
             }
@@ -189,7 +198,7 @@ impl Viewer {
     /// `None` if the table has no room for it.
     fn accept(&self, candidate: Candidate<'_>, slots: &mut Slots) -> Option<Accepted> {
         let key = candidate.key();
-        let Candidate { since, leaf, lease, far, .. } = candidate;
+        let Candidate { since, leaf, lease, far, beside, paths, .. } = candidate;
         let reach = match far {
             Far::Hops(hops) => Reach::Kernel(hops),
             Far::Outer(outer) => {
@@ -207,7 +216,7 @@ impl Viewer {
                 })
             }
         };
-        Some(Accepted { leaf, lease, reach, since })
+        Some(Accepted { leaf, lease, reach, beside, paths, since })
     }
 
     /// What a table is built from. The newest lease comes first: where two have one public address,
@@ -255,6 +264,38 @@ impl Viewer {
         let key = lease.attributes.key().map(|key| (key, format!("the older lease {leaf}")));
         taken.keys.extend(key);
         Ok((leaf, far))
+    }
+
+    /// What the kernel has to know of a peer that the engine reaches, and the paths that both have. A
+    /// path of which something is missing is not one that both have; the others are none the worse.
+    fn beside(&self, lease: &Lease, leaf: &Leaf, taken: &mut Taken) -> (Vec<Hop>, Vec<PathKind>) {
+        let ours = self.config.backend.paths();
+        if self.config.backend.udp().is_none() || ours.len() == 1 {
+            return (Vec::new(), ours.to_vec());
+        }
+        let weft = lease.attributes.weft.as_ref();
+        let announces = |path: &PathKind| {
+            weft.is_some_and(|weft| weft.paths.iter().any(|one| one == path.name()))
+        };
+        let mut paths: Vec<PathKind> = ours.to_vec();
+        paths.retain(|path| *path == PathKind::Udp || announces(path));
+        let mac = weft.and_then(|weft| weft.vtep).filter(|mac| !taken.macs.contains_key(mac));
+        if mac.is_none() {
+            paths.retain(|path| *path != PathKind::Vxlan);
+        }
+        let has_tunnel = paths.contains(&PathKind::Vxlan);
+        if has_tunnel && let Some(mac) = mac {
+            taken.macs.insert(mac, format!("the older lease {leaf}"));
+        }
+        let mut hops = hops(lease, leaf).unwrap_or_default();
+        hops.iter_mut().for_each(|hop| hop.mac = mac.filter(|_| has_tunnel));
+        if hops.is_empty() || lease.attributes.identity().is_none() {
+            paths.retain(|path| *path == PathKind::Udp);
+        }
+        if paths.len() == 1 {
+            hops.clear();
+        }
+        (hops, paths)
     }
 
     /// A flannel peer does not say its port; all nodes have the same one there.

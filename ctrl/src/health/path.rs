@@ -195,7 +195,12 @@ pub struct PathHealth {
     /// Large requests that were lost since one was answered.
     large_lost: usize,
     search: Search,
+    /// What was known at the last [`PathHealth::take_news`].
+    known: Option<Essence>,
 }
+
+/// What choices depend on.
+type Essence = (Verdict, Option<usize>, bool, bool, bool);
 
 impl PathHealth {
     /// Pods send packets of `full_size` bytes; a message without padding makes one of `small_size`.
@@ -229,6 +234,7 @@ impl PathHealth {
             small_answered: None,
             large_lost: 0,
             search: Search::new(small_size, full_size),
+            known: None,
         }
     }
 
@@ -261,6 +267,15 @@ impl PathHealth {
             round_trip: self.round_trip,
             loss: self.loss,
         }
+    }
+
+    /// Whether anything that choices depend on has changed since the last time.
+    pub fn take_news(&mut self) -> bool {
+        let Assessment { verdict, mtu, is_full, is_lossy, peer_uses, .. } = self.assessment();
+        // What is suspect is used as before.
+        let verdict = if verdict == Verdict::Suspect { Verdict::Up } else { verdict };
+        let essence = (verdict, mtu, is_full, is_lossy, peer_uses);
+        self.known.replace(essence) != Some(essence)
     }
 
     /// Bytes of the packet that the next request is to make. As long as large ones are answered, all

@@ -108,6 +108,8 @@ pub struct Prober {
     by_address: HashMap<IpAddr, IpNet>,
     requests: Budget,
     replies: Budget,
+    /// Something that choices depend on is another one.
+    news: bool,
 }
 
 impl Prober {
@@ -123,6 +125,7 @@ impl Prober {
             by_address: HashMap::new(),
             requests: Budget::new(PROBES_PER_SECOND, now),
             replies: Budget::new(REPLIES_PER_SECOND, now),
+            news: false,
         }
     }
 
@@ -176,6 +179,11 @@ impl Prober {
         self.peers.is_empty()
     }
 
+    /// Whether anything that choices depend on has changed since the last time.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
     /// What is known of the paths to a peer.
     pub fn assessments(
         &self,
@@ -194,6 +202,7 @@ impl Prober {
         for (subnet, peer) in &mut self.peers {
             for (path, health) in &mut peer.paths {
                 health.handle_time(now, pace);
+                self.news |= health.take_news();
                 if health.due() <= now {
                     due.push((health.due(), *subnet, *path));
                 }

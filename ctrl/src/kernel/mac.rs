@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use rand::RngExt;
+use serde::{Serialize, Serializer};
 
 /// Set in the first byte of an address that is for a group (IEEE 802).
 const GROUP: u8 = 1;
@@ -34,6 +35,12 @@ impl fmt::Display for MacAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, f] = self.0;
         write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    }
+}
+
+impl Serialize for MacAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -111,6 +111,7 @@ fn full() -> Attributes {
             ports: Some(1),
             addrs: vec!["192.168.2.5".parse().unwrap(), "2001:db8::6".parse().unwrap()],
             mtu: Some(1472),
+            vtep: Some("0a:00:00:00:00:01".parse().unwrap()),
             v6: true,
             ..Weft::default()
         }),
@@ -120,7 +121,8 @@ fn full() -> Attributes {
 const FULL: &str = concat!(
     r#"{"PublicIP":"192.168.1.5","PublicIPv6":"2001:db8::5","Weft":{"v":1,"#,
     r#""id":"00112233445566778899aabbccddeeff","paths":["udp"],"port":8285,"ports":1,"#,
-    r#""addrs":["192.168.2.5","2001:db8::6"],"mtu":1472,"v6":true}}"#
+    r#""addrs":["192.168.2.5","2001:db8::6"],"mtu":1472,"#,
+    r#""vtep":"0a:00:00:00:00:01","v6":true}}"#
 );
 
 #[test]

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::identity::Identity;
 use crate::json::{self, Fields, Object, Value};
+use crate::kernel::MacAddress;
 use crate::key::PublicKey;
 
 /// The only version of the [`Weft`] key that is understood.
@@ -77,6 +78,9 @@ pub struct Weft {
     /// What others seal their traffic to it with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PublicKey>,
+    /// MAC address of its VXLAN devices, if `vxlan` is one path of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vtep: Option<MacAddress>,
     /// It takes IPv6 inside.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub v6: bool,
@@ -94,6 +98,7 @@ impl Default for Weft {
             addrs: Vec::new(),
             mtu: None,
             key: None,
+            vtep: None,
             v6: false,
         }
     }
@@ -227,6 +232,7 @@ fn weft(object: &Object, mistakes: &mut Vec<String>) -> Option<Weft> {
         addrs: addresses(&mut fields),
         mtu: mtu(&mut fields),
         key: key(&mut fields),
+        vtep: vtep(&mut fields),
         v6: fields.boolean("v6").unwrap_or(false),
     })
 }
@@ -276,4 +282,13 @@ fn mtu(fields: &mut Fields<'_>) -> Option<u32> {
         fields.mistake("mtu", &format!("must be from {MTU_MIN} to {}", u16::MAX));
     }
     u32::try_from(mtu).ok()
+}
+
+fn vtep(fields: &mut Fields<'_>) -> Option<MacAddress> {
+    let text = fields.text("vtep")?;
+    let mac = text.parse().ok().filter(|mac: &MacAddress| mac.is_unicast());
+    if mac.is_none() {
+        fields.mistake("vtep", "is not the MAC address of one device");
+    }
+    mac
 }

@@ -63,7 +63,7 @@ impl<S: TableSink> Way for EngineWay<S> {
         let epoch = self.publisher.publish(input);
         let peers = view.accepted.iter().filter_map(PeerStatus::of_engine).collect();
         self.publisher.spend(began.elapsed());
-        Some(Published { view, peers, epoch })
+        Some(Published { view, peers, epoch, switches: 0 })
     }
 
     /// The device's reports tell of addresses that are gone.

@@ -16,9 +16,10 @@ use super::{Found, Learnt, Published, Way};
 use crate::config::NetworkConfig;
 use crate::controller::change::Ground;
 use crate::controller::macs::{Macs, MacsError, foresee, load_or_create};
-use crate::controller::{Acquired, Begun, RunError, underlay, with_cause};
-use crate::desired::kernel::{Host, OnLink, asked_about, device_name, state};
-use crate::desired::{Book, Slots, View, Viewer};
+use crate::controller::{Acquired, Begun, DEVICE_NAME, RunError, underlay, with_cause};
+use crate::desired::kernel::{Host, OnLink, asked_about, device_name, devices, state};
+use crate::desired::paths::{self, Chosen, Ways};
+use crate::desired::{Book, Slots, Viewer};
 use crate::device;
 use crate::interface::news::AddressNews;
 use crate::interface::reader::{Netlink, ReadError};
@@ -80,6 +81,19 @@ impl KernelWay {
         }
     }
 
+    /// Keeps what `states` say as soon as they say something.
+    pub(super) async fn keep_states(
+        mut states: watch::Receiver<Arc<State>>,
+        reports: Arc<watch::Sender<Report>>,
+    ) -> RunError {
+        // The first state has networks; before it nothing is removed.
+        let first = states.wait_for(|state| !state.networks.is_empty()).await.is_ok();
+        assert!(first, "the way outlives what it keeps");
+        kernel::keep(states, &reports).await;
+        // The sender lives as long as the node.
+        std::future::pending().await
+    }
+
     /// Asks where the peers are, and says whether all is known that is needed to begin. A peer that
     /// comes later is reached through the tunnel until it is known to be on a link.
     fn knows_enough(&mut self, asked: HashSet<IpAddr>) -> bool {
@@ -94,7 +108,7 @@ impl KernelWay {
 }
 
 /// Answers to the questions under way, or to those that come next. Pends for ever if there are none.
-async fn ask_in_time(
+pub(super) async fn ask_in_time(
     asking: &mut Option<BoxFuture<'static, OnLink>>,
     asked: &HashSet<IpAddr>,
     ask_at: &mut Instant,
@@ -140,7 +154,7 @@ impl Way for KernelWay {
         let peers = view.accepted.iter().map(peer).collect();
         // As long as this takes, everything else gets its turn too.
         self.earliest = Instant::now() + PERIOD.max(began.elapsed());
-        Some(Published { view, peers, epoch: self.epoch })
+        Some(Published { view, peers, epoch: self.epoch, switches: 0 })
     }
 
     async fn learn(&mut self) -> Learnt {
@@ -157,15 +171,7 @@ impl Way for KernelWay {
     }
 
     fn keep(&self) -> impl Future<Output = RunError> + 'static {
-        let (mut states, reports) = (self.states.subscribe(), Arc::clone(&self.reports));
-        async move {
-            // The first state has networks; before it nothing is removed.
-            let first = states.wait_for(|state| !state.networks.is_empty()).await.is_ok();
-            assert!(first, "the way outlives what it keeps");
-            kernel::keep(states, &reports).await;
-            // The sender lives as long as the node.
-            std::future::pending().await
-        }
+        Self::keep_states(self.states.subscribe(), Arc::clone(&self.reports))
     }
 
     fn reports(&self) -> watch::Receiver<Report> {
@@ -214,7 +220,7 @@ impl Way for KernelWay {
 }
 
 /// With thousands of peers the same trouble comes thousands of times.
-fn bounded(mut sentences: Vec<String>) -> Vec<String> {
+pub(super) fn bounded(mut sentences: Vec<String>) -> Vec<String> {
     let more = sentences.len().saturating_sub(SENTENCES_MAX);
     if more > 0 {
         sentences.truncate(SENTENCES_MAX);
@@ -225,7 +231,7 @@ fn bounded(mut sentences: Vec<String>) -> Vec<String> {
 
 /// Which of them are on a link of this host, and which one. Who cannot be asked about is on none, so
 /// that the tunnel is used, which works everywhere.
-async fn links_of(addresses: Vec<IpAddr>) -> OnLink {
+pub(super) async fn links_of(addresses: Vec<IpAddr>) -> OnLink {
     let mut links = OnLink::new();
     let netlink = Netlink::open().ok();
     for address in addresses {
@@ -247,8 +253,18 @@ pub(in crate::controller) async fn foretell(
 ) -> Result<Plan, ReadError> {
     let config = &viewer.config;
     let view = viewer.view(book, &mut Slots::default());
-    let on_link = links_of(asked_about(config, &view).collect()).await;
     let host = underlay::host(&begun.interface, config, macs);
+    if config.backend.udp().is_some() && config.backend.paths().len() > 1 {
+        let on_link = links_of(paths::asked_about(&view).collect()).await;
+        let (own, engine) = (&viewer.own, DEVICE_NAME);
+        let ways = Ways { config, own, host: &host, engine, on_link: &on_link };
+        // Nothing is known of health, so the engine carries everything at first.
+        let mut plan = kernel::preview(&paths::state(ways, &view, &Chosen::new())).await?;
+        // The engine's device is there as soon as the daemon is.
+        plan.obstacles.retain(|(key, _)| *key != Key::Device(engine.to_owned()));
+        return Ok(plan);
+    }
+    let on_link = links_of(asked_about(config, &view).collect()).await;
     kernel::preview(&state(config, &viewer.own, &host, &view, &on_link)).await
 }
 
@@ -298,7 +314,7 @@ pub(in crate::controller) async fn prepare(begun: &Begun) -> Result<Macs, Prepar
     let host = underlay::host(&begun.interface, config, macs);
     // Without an address: it comes with the lease. The network's own is not used here.
     let nobody = Leaf { v4: config.network_v4(), v6: config.network_v6() };
-    let devices = state(config, &nobody, &host, &View::default(), &OnLink::new()).vxlans;
+    let devices = devices(config, &nobody, &host);
     match kernel::make_devices(&devices).await?.into_iter().next() {
         Some(failure) => Err(PrepareError::Device(failure.sentence)),
         None => Ok(macs),
@@ -312,9 +328,12 @@ async fn macs_by(
     choose: fn(&Path, bool, Option<MacAddress>) -> Result<MacAddress, MacsError>,
 ) -> Result<Macs, PrepareError> {
     let config = &begun.config;
-    let Some(backend) = config.backend.vxlan() else { return Ok(Macs::default()) };
+    let Some(backend) = config.backend.tunnel() else { return Ok(Macs::default()) };
     let there = kernel::vxlan_macs().await?;
-    let mac = |is_v6| {
+    let is_one_of_several = config.backend.vxlan().is_none();
+    // As one path of several, both devices have the address that our part of the lease tells.
+    let mac = |is_v6: bool| {
+        let is_v6 = is_v6 && !is_one_of_several;
         let adopted = there.get(&device_name(backend.vni, is_v6)).copied();
         choose(&begun.options.state_directory, is_v6, adopted)
     };
