@@ -10,7 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
 use weft::admin::server::AdminSocket;
-use weft::admin::{Answers, Drops, Failure, Peers, REQUEST_BYTES_MAX, Releasing, Request, Status};
+use weft::admin::{
+    Answers, Drops, Failure, Peers, REQUEST_BYTES_MAX, Releasing, Request, Rotating, Status,
+};
 
 /// One request line.
 pub fn admin_request(data: &[u8]) {
@@ -37,6 +39,10 @@ impl Answers for Nothing {
 
     fn release(&self) -> Releasing {
         Box::pin(async { Err("there is no lease".to_owned()) })
+    }
+
+    fn rotate(&self) -> Rotating {
+        Box::pin(async { Err("there is no key".to_owned()) })
     }
 }
 

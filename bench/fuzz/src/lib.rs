@@ -17,6 +17,7 @@ mod oversize;
 mod packet;
 mod packets;
 mod path;
+mod probe;
 mod seal;
 pub mod seeds;
 mod segment;
@@ -32,6 +33,7 @@ pub use lease::{leaf, lease, leases};
 pub use oversize::{fragment, icmp, mss};
 pub use packet::packet;
 pub use path::{inbound, outbound};
+pub use probe::probe;
 pub use seal::{seal_device, seal_message, seal_open};
 pub use segment::segment;
 pub use table::table;
@@ -61,6 +63,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("admin_request", admin_request),
     ("admin_socket", admin_socket),
     ("flags", flags),
+    ("probe", probe),
     ("seal_message", seal_message),
     ("seal_open", seal_open),
     ("seal_device", seal_device),

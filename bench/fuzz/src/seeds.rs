@@ -106,6 +106,7 @@ fn of(target: &str) -> Vec<Vec<u8>> {
         "subnet_file" => texts(SUBNET_FILES),
         "admin_request" | "admin_socket" => texts(REQUESTS),
         "flags" => texts(FLAGS),
+        "probe" => crate::probe::seeds(),
         "seal_message" => messages(),
         "seal_open" => vec![
             [&[20, 0x45, 0, 0, 20][..], &pattern(16, 1), &[1, 0, 1, 0, 2, 0, 0, 30, 1]].concat(),
