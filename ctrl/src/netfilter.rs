@@ -6,7 +6,7 @@
 //! the rules. Rules of other daemons of this host in the same chains of iptables stay, as does
 //! everything anywhere else. Nothing is removed when the daemon ends; [`uninstall`] does that.
 
-pub(crate) mod blackhole;
+mod blackhole;
 mod bridge;
 mod command;
 mod drops;
@@ -14,6 +14,7 @@ mod iptables;
 mod keep;
 mod nft;
 mod preview;
+pub(crate) mod refusal;
 mod rules;
 mod uninstall;
 pub(crate) mod wall;

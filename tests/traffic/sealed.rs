@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use weft_bench::lab::{LabOptions, NETWORK, Side, wait_until};
+use weft_bench::lab::{LabOptions, NETWORK, Namespace, Process, Side, Signal, wait_until};
 use weft_bench::train::Train;
 
 use crate::cluster::Cluster;
@@ -141,6 +141,19 @@ fn what_comes_past_the_tunnel_is_dropped() {
     cluster.finish();
 }
 
+/// Says each change of a route, from now on.
+fn watch_routes(host: &Namespace) -> Process {
+    let process = host.spawn(&["ip", "monitor", "route"]).unwrap();
+    let is_watching = || {
+        for action in ["add", "del"] {
+            host.ip(&["route", action, "blackhole", "198.51.100.0/24"])?;
+        }
+        Ok(process.stdout()?.contains("198.51.100.0").then_some(()))
+    };
+    wait_until("the watch of routes", PATIENCE, is_watching).unwrap();
+    process
+}
+
 /// Without a tunnel nothing goes out by the default route, whether the daemon was stopped or killed.
 #[test]
 fn nothing_leaves_in_clear_while_no_daemon_runs() {
@@ -155,8 +168,15 @@ fn nothing_leaves_in_clear_while_no_daemon_runs() {
     let dying = cluster.kill_weft(Side::One);
     drop(dying);
     assert_eq!(ping_secretly(&cluster, "5"), 100.0);
+    let mut routes = watch_routes(cluster.lab.host(Side::One));
     cluster.start_weft(Side::One, &config());
     cluster.wait_for_traffic();
+    // Not even for a moment: the time is too short to see a packet in it.
+    routes.signal(Signal::TERM).unwrap();
+    routes.wait(PATIENCE).unwrap();
+    let changes = routes.stdout().unwrap();
+    assert!(changes.contains("dev flannel0"), "{changes}");
+    assert!(!changes.contains("Deleted unreachable"), "{changes}");
     cluster.stop_daemons();
     assert_eq!(ping_secretly(&cluster, "5"), 100.0);
     let seen = on_wire.finish();

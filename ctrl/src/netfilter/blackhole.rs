@@ -1,20 +1,14 @@
 //! A route that drops what is for the own subnet and nothing more specific takes, so that it does not
 //! go round by the default route or the overlay.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use ipnet::IpNet;
-use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteType};
-use rtnetlink::RouteMessageBuilder;
 
+use super::refusal::Refusal;
 use super::rules::Overlay;
-use crate::device::ROUTE_PROTOCOL;
 use crate::interface::reader::Netlink;
 use crate::interface::snapshot::Route;
 
-/// The last of all routes to the subnet. The bridge of the pods has the same subnet, and the kernel
-/// would prefer the older of two routes of one metric.
-pub(crate) const METRIC: u32 = u32::MAX;
+const REFUSAL: Refusal = Refusal::NoPod;
 
 /// Adds the routes to `subnets` that are missing and removes those of ours to other subnets of
 /// `ours`. Returns a sentence for each failure.
@@ -29,7 +23,7 @@ pub(super) async fn keep(subnets: &[IpNet], ours: &[Overlay]) -> Vec<String> {
         Err(error) => return failed(&error),
     };
     let is_stale = |route: &&Route| {
-        is_ours(route)
+        REFUSAL.has_made(route)
             && !subnets.contains(&route.destination)
             && ours.iter().any(|ours| ours.network.contains(&route.destination))
     };
@@ -38,7 +32,7 @@ pub(super) async fn keep(subnets: &[IpNet], ours: &[Overlay]) -> Vec<String> {
         |subnet: &IpNet| routes.iter().any(|route| !route.unicast && route.destination == *subnet);
     let mut failures = Vec::new();
     for subnet in subnets.iter().filter(|subnet| !is_there(subnet)) {
-        if let Err(error) = netlink.handle().route().add(message(*subnet)).execute().await {
+        if let Err(error) = netlink.handle().route().add(REFUSAL.message(*subnet)).execute().await {
             failures.push(format!("The blackhole route to {subnet} could not be added: {error}"));
         }
     }
@@ -54,8 +48,11 @@ pub(super) async fn remove_all() -> Result<Vec<IpNet>, String> {
     let failed = |error: &dyn std::error::Error| format!("Routes could not be read: {error}");
     let netlink = Netlink::open().map_err(|error| failed(&error))?;
     let routes = netlink.routes().await.map_err(|error| failed(&error))?;
-    let ours: Vec<IpNet> =
-        routes.iter().filter(|route| is_ours(route)).map(|route| route.destination).collect();
+    let ours: Vec<IpNet> = routes
+        .iter()
+        .filter(|route| REFUSAL.has_made(route))
+        .map(|route| route.destination)
+        .collect();
     let failures = delete(&netlink, &ours).await;
     if failures.is_empty() { Ok(ours) } else { Err(failures.join("; ")) }
 }
@@ -63,33 +60,9 @@ pub(super) async fn remove_all() -> Result<Vec<IpNet>, String> {
 async fn delete(netlink: &Netlink, subnets: &[IpNet]) -> Vec<String> {
     let mut failures = Vec::new();
     for subnet in subnets {
-        if let Err(error) = netlink.handle().route().del(message(*subnet)).execute().await {
+        if let Err(error) = netlink.handle().route().del(REFUSAL.message(*subnet)).execute().await {
             failures.push(format!("The blackhole route to {subnet} could not be removed: {error}"));
         }
     }
     failures
-}
-
-/// Whether a route is one that this module has made.
-fn is_ours(route: &Route) -> bool {
-    !route.unicast && route.protocol == ROUTE_PROTOCOL && route.metric == METRIC
-}
-
-fn message(subnet: IpNet) -> RouteMessage {
-    let protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-    let length = subnet.prefix_len();
-    match subnet.network() {
-        IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(address, length)
-            .kind(RouteType::BlackHole)
-            .priority(METRIC)
-            .protocol(protocol)
-            .build(),
-        IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
-            .destination_prefix(address, length)
-            .kind(RouteType::BlackHole)
-            .priority(METRIC)
-            .protocol(protocol)
-            .build(),
-    }
 }

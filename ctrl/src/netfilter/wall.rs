@@ -9,19 +9,15 @@
 //! [`uninstall`](super::uninstall).
 
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteType};
-use rtnetlink::RouteMessageBuilder;
 use tracing::info;
 
 use super::command::CommandError;
-use super::{Overlay, Wanted, blackhole, nft};
+use super::refusal::Refusal;
+use super::{Overlay, Wanted, nft};
 use crate::controller::DEVICE_NAME;
-use crate::device::ROUTE_PROTOCOL;
 use crate::interface::reader::Netlink;
-use crate::interface::snapshot::Route;
 
 /// The name of the chain in the table that is only weft's.
 const CHAIN: &str = "wall";
@@ -29,8 +25,7 @@ const CHAIN: &str = "wall";
 /// Where packets meet it, as `nft` writes that.
 const HOOK: &str = "type filter hook prerouting priority raw; policy accept;";
 
-/// Any route but the blackhole of the own subnet comes before.
-const METRIC: u32 = blackhole::METRIC - 1;
+const REFUSAL: Refusal = Refusal::NoTunnel;
 
 /// Why nothing can be sealed on this host.
 #[derive(Debug, thiserror::Error)]
@@ -112,45 +107,26 @@ async fn keep_routes(overlays: &[Overlay]) -> Result<bool, String> {
     let sentence = |error: &dyn std::error::Error| error.to_string();
     let netlink = Netlink::open().map_err(|error| sentence(&error))?;
     let routes = netlink.routes().await.map_err(|error| sentence(&error))?;
-    let there: Vec<IpNet> =
-        routes.iter().filter(|route| is_ours(route)).map(|route| route.destination).collect();
+    let there: Vec<IpNet> = routes
+        .iter()
+        .filter(|route| REFUSAL.has_made(route))
+        .map(|route| route.destination)
+        .collect();
     let wanted: Vec<IpNet> = overlays.iter().map(|overlay| overlay.network).collect();
     let mut problems = String::new();
     for network in wanted.iter().filter(|network| !there.contains(network)) {
-        if let Err(error) = netlink.handle().route().add(message(*network)).execute().await {
+        if let Err(error) = netlink.handle().route().add(REFUSAL.message(*network)).execute().await
+        {
             write!(problems, "{network}: {error} ").expect("memory takes all writes");
         }
     }
     for network in there.iter().filter(|network| !wanted.contains(network)) {
-        if let Err(error) = netlink.handle().route().del(message(*network)).execute().await {
+        if let Err(error) = netlink.handle().route().del(REFUSAL.message(*network)).execute().await
+        {
             write!(problems, "{network}: {error} ").expect("memory takes all writes");
         }
     }
     if problems.is_empty() { Ok(there != wanted) } else { Err(problems.trim_end().to_owned()) }
-}
-
-/// Whether a route is one that this module has made.
-fn is_ours(route: &Route) -> bool {
-    !route.unicast && route.protocol == ROUTE_PROTOCOL && route.metric == METRIC
-}
-
-fn message(network: IpNet) -> RouteMessage {
-    let protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-    let length = network.prefix_len();
-    match network.network() {
-        IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(address, length)
-            .kind(RouteType::Unreachable)
-            .priority(METRIC)
-            .protocol(protocol)
-            .build(),
-        IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
-            .destination_prefix(address, length)
-            .kind(RouteType::Unreachable)
-            .priority(METRIC)
-            .protocol(protocol)
-            .build(),
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::device::{ForeignRoute, ROUTE_PROTOCOL};
 use crate::kernel::action::{Action, Key};
 use crate::kernel::actual::{FoundRoute, StaleRoute, metric_of};
 use crate::kernel::object::{MAIN_TABLE, Route, RouteKind, Rule};
-use crate::netfilter::blackhole;
+use crate::netfilter::refusal;
 
 /// `RTPROT_KERNEL`: a route that belongs to an address.
 const PROTOCOL_KERNEL: u8 = 2;
@@ -174,16 +174,15 @@ impl Planner<'_> {
         let device = found.device().unwrap_or_default();
         let is_on_ours = self.usable.contains(device)
             || self.actual.devices.get(device).is_some_and(|one| is_ours(one, self.desired));
-        // The whole network leads into the engine's device, which is looked after elsewhere, as is
-        // the route that drops what is for no pod.
+        // The whole network leads into the engine's device, which is looked after elsewhere, as are
+        // the routes that carry nothing.
         let is_engines = self.desired.networks.contains(&destination)
             && found.device().is_some()
             && found.gateway().is_none()
             && !is_on_ours;
-        let is_own_blackhole =
-            found.kind == Some(RouteKind::Blackhole) && found.metric == blackhole::METRIC;
+        let is_refusal = refusal::is_one(found.kind.as_ref(), found.metric);
         match found.protocol {
-            ROUTE_PROTOCOL if is_engines || is_own_blackhole => Owner::SomebodyElse,
+            ROUTE_PROTOCOL if is_engines || is_refusal => Owner::SomebodyElse,
             ROUTE_PROTOCOL if is_inside || is_on_ours => Owner::Us,
             PROTOCOL_KERNEL => Owner::SomebodyElse,
             _ if !is_inside => Owner::SomebodyElse,

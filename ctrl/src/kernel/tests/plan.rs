@@ -238,6 +238,23 @@ fn a_last_resort_does_not_mind_better_routes() {
     assert_eq!(foreign(&there, &wanted), [""; 0]);
 }
 
+/// They would let packets out in clear, or round by the default route, if they went for a moment.
+#[test]
+fn routes_that_carry_nothing_stay() {
+    let there = actual(
+        "
+        route blackhole 10.244.1.0/24 metric 4294967295 proto 82
+        route unreachable 10.244.0.0/16 metric 4294967294 proto 82
+        route unreachable 10.244.0.0/16 metric 4294967295 proto 82
+        route unreachable 10.244.0.0/16 metric 9999 proto 82",
+    );
+    let expected = [
+        "route delete unreachable 10.244.0.0/16 metric 4294967295 proto 82",
+        "route delete unreachable 10.244.0.0/16 metric 9999 proto 82",
+    ];
+    check(&there, &state(""), &expected);
+}
+
 #[test]
 fn what_flanneld_left_on_its_device_is_taken_over() {
     let boot = PEER.replace("onlink", "onlink proto 3");
