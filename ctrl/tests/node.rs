@@ -277,7 +277,6 @@ fn peers_come_change_and_go() {
                     Some(table.peer_for("10.244.7.9".parse().unwrap())?.outer.to_string())
                 };
                 until("the first list", || outer().as_deref() == Some("10.168.0.3:8285")).await;
-                assert_eq!(tables.last().unwrap().epoch(), 2);
                 assert!(world.status.is_ready());
                 let moved = FLANNEL.replace("0.3", "0.4");
                 fs::write(world.path("subnets").join(peer), moved).unwrap();
