@@ -14,6 +14,7 @@
 //! | a bridge or veth that carries no default route, so one of containers | by name, by an address of it, or as the kernel's way to `--iface-can-reach` |
 
 mod choose;
+pub(crate) mod message;
 pub(crate) mod news;
 pub mod reader;
 pub mod snapshot;

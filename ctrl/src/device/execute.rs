@@ -1,15 +1,11 @@
 //! One step of a plan, done.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
-};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use tracing::debug;
@@ -17,8 +13,9 @@ use tracing::debug;
 use super::ROUTE_PROTOCOL;
 use super::plan::{Action, Actual, length_of};
 use super::settings::Setting;
+use crate::interface::message::{family, new_address, old_address, route_address};
 use crate::interface::reader::Netlink;
-use crate::interface::snapshot::{Address, Route};
+use crate::interface::snapshot::Route;
 
 /// `ESRCH`: there is no such route. The same on every architecture, like those below.
 const NO_SUCH_ROUTE: i32 = 3;
@@ -85,7 +82,7 @@ async fn step(netlink: &Netlink, index: u32, device: &str, action: &Action) -> i
         }
         Action::AddAddress(address) => {
             let mut request = handle.address().add(index, *address, length_of(*address)).replace();
-            without_probing(request.message_mut());
+            *request.message_mut() = new_address(index, *address);
             request.execute().await
         }
         Action::AddRoute(network) => {
@@ -99,19 +96,11 @@ async fn step(netlink: &Netlink, index: u32, device: &str, action: &Action) -> i
             return unless_gone(outcome, NO_SUCH_ROUTE);
         }
         Action::DeleteAddress(address) => {
-            let outcome = handle.address().del(address_to_delete(address)).execute().await;
+            let outcome = handle.address().del(old_address(address)).execute().await;
             return unless_gone(outcome, NO_SUCH_ADDRESS);
         }
     };
     outcome.map_err(|error| plain(&error))
-}
-
-/// Nobody on this device can own our address, and probing would keep it unusable for a second.
-fn without_probing(message: &mut AddressMessage) {
-    if message.header.family == AddressFamily::Inet6 {
-        message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-    }
 }
 
 fn into_device(network: IpNet, index: u32) -> RouteMessage {
@@ -142,10 +131,7 @@ fn to_delete(route: &Route) -> RouteMessage {
     // Whichever it is.
     header.kind = RouteType::Unspec;
     header.destination_prefix_length = route.destination.prefix_len();
-    let destination = match route.destination.network() {
-        IpAddr::V4(address) => RouteAddress::Inet(address),
-        IpAddr::V6(address) => RouteAddress::Inet6(address),
-    };
+    let destination = route_address(route.destination.network());
     header.address_family = family(route.destination.network());
     message.attributes.push(RouteAttribute::Destination(destination));
     message.attributes.push(RouteAttribute::Priority(route.metric));
@@ -153,21 +139,6 @@ fn to_delete(route: &Route) -> RouteMessage {
         message.attributes.push(RouteAttribute::Oif(hop.link));
     }
     message
-}
-
-fn address_to_delete(address: &Address) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(address.local);
-    message.header.index = address.link;
-    message.header.prefix_len = address.prefix_length;
-    let prefix = address.peer.unwrap_or(address.local);
-    message.attributes.push(AddressAttribute::Address(prefix));
-    message.attributes.push(AddressAttribute::Local(address.local));
-    message
-}
-
-fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
 /// What is gone already, by somebody else or with another object, needs no deleting.

@@ -17,6 +17,7 @@ use netlink_packet_route::route::{
 use rtnetlink::proto::Connection;
 use tokio::task::AbortHandle;
 
+use super::message::{family, route_address};
 use super::snapshot::{Address, Hop, Link, LinkKind, Route, Snapshot, Way};
 
 /// Why the kernel's state cannot be read.
@@ -147,13 +148,9 @@ pub(crate) async fn parsed<M, T>(
 
 pub(crate) fn question_about(target: IpAddr) -> RouteMessage {
     let mut question = RouteMessage::default();
-    let (family, length, address) = match target {
-        IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
-        IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
-    };
-    question.header.address_family = family;
-    question.header.destination_prefix_length = length;
-    question.attributes.push(RouteAttribute::Destination(address));
+    question.header.address_family = family(target);
+    question.header.destination_prefix_length = IpNet::from(target).prefix_len();
+    question.attributes.push(RouteAttribute::Destination(route_address(target)));
     question
 }
 

@@ -3,16 +3,13 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
-};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkInfo};
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
@@ -24,7 +21,7 @@ use super::action::Action;
 use super::actual::{Actual, StaleRoute};
 use super::object::{Fdb, Neighbour, Route, RouteKind, Rule, Vxlan};
 use crate::device::ROUTE_PROTOCOL;
-use crate::interface::snapshot::Address;
+use crate::interface::message::{family, new_address, old_address, route_address};
 
 pub(super) type Request = NetlinkMessage<RouteNetlinkMessage>;
 
@@ -139,32 +136,6 @@ fn new_link(vxlan: &Vxlan) -> LinkMessage {
     message
 }
 
-/// Nobody else on this device can own our address, and probing would keep it unusable for a second.
-fn new_address(index: u32, address: IpAddr) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(address);
-    message.header.index = index;
-    message.header.prefix_len = IpNet::from(address).prefix_len();
-    message.attributes.push(AddressAttribute::Address(address));
-    message.attributes.push(AddressAttribute::Local(address));
-    if address.is_ipv6() {
-        message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-    }
-    message
-}
-
-fn old_address(address: &Address) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = family(address.local);
-    message.header.index = address.link;
-    message.header.prefix_len = address.prefix_length;
-    let prefix = address.peer.unwrap_or(address.local);
-    message.attributes.push(AddressAttribute::Address(prefix));
-    message.attributes.push(AddressAttribute::Local(address.local));
-    message
-}
-
 fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family(neighbour.address);
@@ -263,15 +234,4 @@ fn rule(rule: &Rule) -> RuleMessage {
         .map(|port| RuleAttribute::SourcePortRange(RulePortRange { start: port, end: port }));
     message.attributes.extend(range);
     message
-}
-
-fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
-}
-
-fn route_address(address: IpAddr) -> RouteAddress {
-    match address {
-        IpAddr::V4(address) => RouteAddress::Inet(address),
-        IpAddr::V6(address) => RouteAddress::Inet6(address),
-    }
 }
