@@ -225,6 +225,35 @@ fn a_daemon_that_waits_for_its_config_stops_at_once() {
     assert!(took < STOP_TIME_MAX, "{took:?}");
 }
 
+/// Two signals are there before the daemon can do anything about the first one.
+#[test]
+fn a_second_signal_kills_at_once() {
+    needs_namespaces!();
+    let host = Host::alone(&Leases::new(CONFIG));
+    for (first, second) in [("TERM", "INT"), ("INT", "TERM"), ("TERM", "TERM"), ("INT", "INT")] {
+        let mut daemon = host.start(&["--iface=u1"]);
+        daemon.signal("STOP");
+        let stat = format!("/proc/{}/stat", daemon.pid());
+        daemon.wait_until("stopped", |_| fs::read_to_string(&stat).unwrap().contains(") T "));
+        daemon.signal(first);
+        if !signal_thread(daemon.pid(), second) {
+            println!("SKIPPED: a signal to a single thread needs python3");
+            return;
+        }
+        daemon.signal("CONT");
+        assert_eq!(daemon.end().0, None, "{first}, and then {second}");
+    }
+}
+
+/// A second signal of one sort waits only beside one for the whole process.
+fn signal_thread(thread: u32, name: &str) -> bool {
+    let script = format!(
+        "import ctypes, signal; \
+         raise SystemExit(ctypes.CDLL(None).tgkill({thread}, {thread}, int(signal.SIG{name})))"
+    );
+    Command::new("python3").args(["-c", &script]).status().is_ok_and(|status| status.success())
+}
+
 #[test]
 fn a_hangup_has_its_default_action() {
     needs_namespaces!();

@@ -37,27 +37,7 @@ const FILTER: &str = r#"-A FORWARD -m comment --comment "flanneld forward" -j FL
 -A FLANNEL-FWD -d 10.244.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
 "#;
 
-const NFT: &str = r#"table ip flannel-ipv4 {
-	comment "rules for flannel-ipv4"
-	chain postrtg {
-		comment "masquerading for the flannel network"
-		type nat hook postrouting priority srcnat; policy accept;
-		meta mark 0x00004000 return
-		ip saddr 10.244.1.0/24 ip daddr 10.244.0.0/16 return
-		ip saddr 10.244.0.0/16 ip daddr 10.244.1.0/24 return
-		ip saddr != 10.244.0.0/16 ip daddr 10.244.1.0/24 return
-		ip saddr 10.244.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
-		ip saddr != 10.244.0.0/16 ip daddr 10.244.0.0/16 masquerade fully-random
-	}
-
-	chain forward {
-		comment "forwarding for the flannel network"
-		type filter hook forward priority filter; policy accept;
-		ip saddr 10.244.0.0/16 accept
-		ip daddr 10.244.0.0/16 accept
-	}
-}
-"#;
+const NFT: &str = include_str!("../ctrl/src/netfilter/nft/flannel-ipv4.nft");
 
 /// False, said aloud, if the tests cannot run here.
 fn can_run() -> bool {
@@ -133,6 +113,17 @@ impl Kind {
 
 fn ruleset(host: &Host) -> String {
     host.run(&["nft", "--stateless", "list", "ruleset"])
+}
+
+/// The table without the numbers that the kernel gives.
+fn nft_json(host: &Host) -> Vec<serde_json::Value> {
+    let text = host.run(&["nft", "-j", "--stateless", "list", "table", "ip", "flannel-ipv4"]);
+    let mut all: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let objects = all["nftables"].as_array_mut().unwrap();
+    for object in objects.iter_mut().flat_map(|one| one.as_object_mut().unwrap().values_mut()) {
+        object.as_object_mut().unwrap().remove("handle");
+    }
+    std::mem::take(objects)
 }
 
 fn stop(daemon: Daemon<'_>) {
@@ -375,6 +366,11 @@ fn the_tables_of_nft_are_flannels_and_repaired() {
     let mut daemon = host.start(&FLAGS);
     let whole = format!("{foreign}{NFT}");
     assert_eq!(ruleset(&host), whole);
+    // Read as JSON, it is what nft makes of flannel's table, too.
+    let by_hand = Host::alone(&leases);
+    fs::write(&file, NFT).unwrap();
+    by_hand.run(&["nft", "-f", &file]);
+    assert_eq!(nft_json(&host), nft_json(&by_hand));
     for damage in [
         "nft flush chain ip flannel-ipv4 postrtg",
         "nft add rule ip flannel-ipv4 forward drop",

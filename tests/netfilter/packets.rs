@@ -103,14 +103,22 @@ fn seen(at: &str, source: &str, act: impl FnOnce()) {
 #[test]
 fn sources_are_those_of_flannel() {
     needs_netfilter!();
-    for config in [CONFIG, CONFIG_NFT] {
-        let leases = Leases::new(config);
+    let kinds = ["udp", "vxlan", "host-gw"].into_iter();
+    for (kind, nftables) in kinds.flat_map(|kind| [(kind, false), (kind, true)]) {
+        let leases = Leases::new(&format!(
+            r#"{{"Network":"10.244.0.0/16","EnableNFTables":{nftables},"Backend":{{"Type":"{kind}"}}}}"#
+        ));
         let switch = Switch::new();
         let (left, right) = (Host::at(&switch, &leases, 1), Host::at(&switch, &leases, 2));
         let pod = Pod::behind(&left);
         let mut one = left.start(&FLAGS);
-        let _two = right.start(&["--iface=u2", "--ip-masq"]);
-        one.wait_until("joined", |daemon| daemon.ask("status")["peers"] == 1);
+        let mut two = right.start(&["--iface=u2", "--ip-masq"]);
+        for daemon in [&mut one, &mut two] {
+            daemon.wait_until("joined", |daemon| {
+                let status = daemon.ask("status");
+                status["peers"] == 1 && status["problems"] == serde_json::json!([])
+            });
+        }
         let ping = |namespace: &str, words: &str| {
             within(namespace, &format!("ping -c 2 -i 0.05 -W 2 {words}"));
         };
@@ -122,10 +130,13 @@ fn sources_are_those_of_flannel() {
         });
         // Pod to pod: its own.
         seen(&right.namespace, "10.244.1.2", || ping(&pod.namespace, "10.244.2.1"));
-        // Host to pod, whatever the host's address: that of the overlay's device.
-        seen(&right.namespace, "10.244.1.0", || {
+        // Host to pod, whatever the host's address: that of the device that it leaves by.
+        let of_device = if kind == "host-gw" { "10.168.0.2" } else { "10.244.1.0" };
+        seen(&right.namespace, of_device, || {
             ping(&left.namespace, "-I 10.168.0.2 10.244.2.1");
         });
+        // Host to its own pod: its own.
+        seen(&pod.namespace, "10.168.0.2", || ping(&left.namespace, "-I 10.168.0.2 10.244.1.2"));
         // Outside to pod: its own.
         within(&switch.namespace, "ip route add 10.244.1.0/24 via 10.168.0.2");
         seen(&pod.namespace, "10.168.0.1", || ping(&switch.namespace, "10.244.1.2"));

@@ -1,26 +1,7 @@
 use super::*;
 
-const LISTED: &str = "table ip flannel-ipv4 {
-	comment \"rules for flannel-ipv4\"
-	chain postrtg {
-		comment \"masquerading for the flannel network\"
-		type nat hook postrouting priority srcnat; policy accept;
-		meta mark 0x00004000 return
-		ip saddr 10.244.1.0/24 ip daddr 10.244.0.0/16 return
-		ip saddr 10.244.0.0/16 ip daddr 10.244.1.0/24 return
-		ip saddr != 10.244.0.0/16 ip daddr 10.244.1.0/24 return
-		ip saddr 10.244.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random
-		ip saddr != 10.244.0.0/16 ip daddr 10.244.0.0/16 masquerade fully-random
-	}
-
-	chain forward {
-		comment \"forwarding for the flannel network\"
-		type filter hook forward priority filter; policy accept;
-		ip saddr 10.244.0.0/16 accept
-		ip daddr 10.244.0.0/16 accept
-	}
-}
-";
+/// As `nft --stateless list` prints the table; the tests with the real program compare with it, too.
+const LISTED: &str = include_str!("flannel-ipv4.nft");
 
 fn overlay() -> Overlay {
     Overlay { network: "10.244.0.0/16".parse().unwrap(), subnet: "10.244.1.0/24".parse().unwrap() }
