@@ -88,8 +88,14 @@ pub struct Status {
     pub traffic: Option<Traffic>,
     /// How many other hosts packets can be sent to.
     pub peers: usize,
+    /// What the kernel has asked for, where it gets only that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_demand: Option<OnDemand>,
     /// Number of the table in use; it grows with every change.
     pub epoch: u64,
+    /// Whether source ports are random, if packets that leave the network are masqueraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade_fully_random: Option<bool>,
     /// The network config has changed, and what to do.
     pub config_change: Option<String>,
     /// Leases of others that are not believed.
@@ -98,6 +104,19 @@ pub struct Status {
     pub skipped: Vec<UnusedLease>,
     /// Objects of others that are in the way and stay.
     pub foreign: Vec<String>,
+}
+
+/// What the kernel has asked for. Numbers count from the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnDemand {
+    /// Addresses of peers that it has entries for now.
+    pub addresses: usize,
+    /// Questions after which entries were made.
+    pub answered: u64,
+    /// Questions for what no peer's lease has. Nothing was done.
+    pub unknown: u64,
+    /// Questions above the number that is answered a second. They are asked again.
+    pub refused: u64,
 }
 
 /// How the place of leases and config is.

@@ -1,6 +1,7 @@
 //! From stored leases and the config to the table that the workers use, or to the kernel's state. Pure: time is an argument.
 
 mod book;
+pub mod demand;
 pub mod kernel;
 pub mod paths;
 mod slots;

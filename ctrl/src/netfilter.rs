@@ -26,7 +26,7 @@ use tracing::error;
 pub use command::CommandError;
 pub(crate) use keep::keep;
 pub(crate) use preview::preview;
-pub use rules::{Family, Overlay};
+pub use rules::{Family, Overlay, Treatment, treatment};
 pub use uninstall::uninstall;
 pub use wall::WallError;
 
@@ -163,6 +163,8 @@ impl Netfilter {
         }
         let iptables = Family::ALL.map(Iptables::new);
         let mut netfilter = Self { options, wanted, past, iptables, nft: Nft::default(), status };
+        let masquerades = netfilter.options.masquerade.then_some(netfilter.options.fully_random);
+        netfilter.status.change(|status| status.masquerade_fully_random = masquerades);
         let pass = netfilter.pass().await;
         let nftables = netfilter.wanted.nftables;
         for problem in pass.failures(nftables) {

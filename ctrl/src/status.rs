@@ -2,7 +2,7 @@
 //!
 //! The control loop writes it, anybody may read it; a packet worker does neither.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::config::{NetworkConfig, PathKind, SubnetRange};
+use crate::desired::demand::Counts;
 use crate::desired::kernel::{self, OnLink, Path};
 use crate::desired::{Accepted, Hop, View};
 use crate::health::choice::objection;
@@ -66,6 +67,9 @@ pub struct Status {
     pub delays: TableDelays,
     /// Other nodes that packets are sent to.
     pub peers: Vec<PeerStatus>,
+    /// What the kernel has asked for, if it gets only that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_demand: Option<OnDemandStatus>,
     /// How often a peer was given another path since the start.
     pub path_switches: u64,
     /// Leases of other backends.
@@ -74,6 +78,8 @@ pub struct Status {
     pub rejected: Vec<RejectedStatus>,
     /// How often leases were rejected since the start, by reason.
     pub rejections: BTreeMap<&'static str, u64>,
+    /// Whether source ports are random, if packets are masqueraded (`--ip-masq`).
+    pub masquerade_fully_random: Option<bool>,
     /// How often netfilter rules had to be put back.
     pub rule_repairs: u64,
     /// Objects of others that are in the way and stay.
@@ -309,6 +315,16 @@ impl PathStatus {
     }
 }
 
+/// What the kernel has asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct OnDemandStatus {
+    /// Addresses of peers that it has entries for.
+    pub addresses: usize,
+    /// What became of its questions.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
 /// A lease for another backend.
 #[derive(Clone, Debug, Serialize)]
 pub struct SkippedStatus {
@@ -323,7 +339,7 @@ pub struct SkippedStatus {
 const NAME_LENGTH_MAX: usize = 100;
 
 /// A lease that is not believed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct RejectedStatus {
     /// Its name in the source, or the beginning of a very long one.
     pub name: String,
@@ -522,8 +538,15 @@ impl Status {
         };
     }
 
-    /// Counts a rejection when a lease becomes rejected or is rejected for another reason.
-    pub(crate) fn set_view(&mut self, view: &View, peers: Vec<PeerStatus>, epoch: u64) {
+    /// Counts a rejection when a lease becomes rejected or is rejected for another reason, so that it is
+    /// not among those `known` before.
+    pub(crate) fn set_view(
+        &mut self,
+        view: &View,
+        peers: Vec<PeerStatus>,
+        epoch: u64,
+        known: &HashSet<RejectedStatus>,
+    ) {
         self.epoch = epoch;
         self.peers = peers;
         let skipped = view.skipped.iter();
@@ -539,7 +562,7 @@ impl Status {
                 text: one.reason.to_string(),
             })
             .collect();
-        for one in rejected.iter().filter(|one| !self.rejected.contains(one)) {
+        for one in rejected.iter().filter(|one| !known.contains(one)) {
             *self.rejections.entry(one.reason).or_default() += 1;
         }
         self.rejected = rejected;

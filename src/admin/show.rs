@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{
-    Datastore, Drop, Drops, PeerSealing, Peers, Released, Rotated, Sealing, Status, Traffic,
-    UnusedLease, Worker, Workers,
+    Datastore, Drop, Drops, OnDemand, PeerSealing, Peers, Released, Rotated, Sealing, Status,
+    Traffic, UnusedLease, Worker, Workers,
 };
 
 /// `weft status`.
@@ -49,6 +49,13 @@ pub fn status(status: &Status) -> String {
     rows.extend(status.sealing.iter().flat_map(sealing_rows));
     rows.extend(status.workers.iter().flat_map(worker_rows));
     rows.push(("peers".to_owned(), format!("{}, table {}", status.peers, status.epoch)));
+    rows.extend(status.on_demand.iter().map(|asked| {
+        let OnDemand { addresses, answered, unknown, refused } = asked;
+        let text = format!(
+            "{addresses} addresses; asked for {answered}, {unknown} of no lease, {refused} refused"
+        );
+        ("  on demand".to_owned(), text)
+    }));
     rows.extend(remarks(status));
     if let Some(traffic) = &status.traffic {
         rows.extend(traffic_rows(traffic));

@@ -21,8 +21,9 @@ use super::sealing::show;
 use super::watchdog::{Stall, Stalls};
 use super::workers::Crew;
 use crate::admin::{
-    Answers, Datastore, Device, Drop, Drops, Engine, Interface, Lease, Network, Peer, Peers,
-    Released, Releasing, Rotated, Rotating, Stalled, Status, Traffic, UnusedLease, Worker, Workers,
+    Answers, Datastore, Device, Drop, Drops, Engine, Interface, Lease, Network, OnDemand, Peer,
+    Peers, Released, Releasing, Rotated, Rotating, Stalled, Status, Traffic, UnusedLease, Worker,
+    Workers,
 };
 use crate::cli::VERSION;
 
@@ -217,6 +218,8 @@ impl Answers for State {
                 .zip(counted)
                 .map(|(forwarding, counted)| workers(forwarding, counted)),
             peers: control.peers.len(),
+            on_demand: control.on_demand.map(on_demand),
+            masquerade_fully_random: control.masquerade_fully_random,
             epoch: control.epoch,
             rejected: control.rejected.iter().map(rejected).collect(),
             skipped: control.skipped.iter().map(skipped).collect(),
@@ -304,6 +307,16 @@ fn stalled(stall: Stall) -> Stalled {
     Stalled {
         phase: stall.phase.name().to_owned(),
         milliseconds: u64::try_from(milliseconds).unwrap_or(u64::MAX),
+    }
+}
+
+fn on_demand(known: status::OnDemandStatus) -> OnDemand {
+    let status::OnDemandStatus { addresses, counts } = known;
+    OnDemand {
+        addresses,
+        answered: counts.answered,
+        unknown: counts.unknown,
+        refused: counts.refused,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::accounting::accounting_gap;
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
 /// Longest wait for anything that a daemon does by itself.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 

@@ -13,6 +13,7 @@ mod flannel;
 #[expect(dead_code, reason = "shared with the tests of the daemon")]
 mod host;
 mod killed;
+mod on_demand;
 mod paths;
 mod plan;
 mod refused;

@@ -82,6 +82,8 @@ pub struct VxlanBackend {
     pub learning: bool,
     /// `DirectRouting`: a peer on the same link is routed to without a tunnel.
     pub direct_routing: bool,
+    /// `OnDemand`: what the kernel needs for a peer is made when packets to it are there.
+    pub on_demand: bool,
 }
 
 impl Default for VxlanBackend {
@@ -93,6 +95,7 @@ impl Default for VxlanBackend {
             gbp: false,
             learning: false,
             direct_routing: false,
+            on_demand: false,
         }
     }
 }
@@ -245,8 +248,8 @@ fn read_vxlan(object: &Object, mistakes: &mut Vec<String>) -> VxlanBackend {
         gbp: fields.boolean("GBP").unwrap_or(false),
         learning: fields.boolean("Learning").unwrap_or(false),
         direct_routing: fields.boolean("DirectRouting").unwrap_or(false),
+        on_demand: fields.boolean("OnDemand").unwrap_or(false),
     };
-    refuse(object, mistakes, "OnDemand", |value| *value == Value::Bool(false));
     refuse_sealing(object, mistakes);
     backend
 }
@@ -400,10 +403,4 @@ fn allowed_sources(fields: &mut Fields<'_>) -> Vec<IpNet> {
         }
     }
     sources
-}
-
-fn refuse(object: &Object, mistakes: &mut Vec<String>, key: &str, is_default: fn(&Value) -> bool) {
-    if object.all(key).any(|value| *value != Value::Null && !is_default(value)) {
-        mistakes.push(format!("Backend.{key} asks for something that is not built yet; remove it"));
-    }
 }

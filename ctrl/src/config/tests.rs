@@ -145,7 +145,7 @@ fn keys_of_vxlan() {
     assert_eq!((read("").vni, read("").port), (1, 8472));
     assert_eq!(
         read(
-            r#","vni":16777215,"PORT":4789,"mtu":9000,"gbp":true,"learning":true,"Directrouting":true"#
+            r#","vni":16777215,"PORT":4789,"mtu":9000,"gbp":true,"learning":true,"Directrouting":true,"ondemand":true"#
         ),
         VxlanBackend {
             vni: 16_777_215,
@@ -154,6 +154,7 @@ fn keys_of_vxlan() {
             gbp: true,
             learning: true,
             direct_routing: true,
+            on_demand: true,
         }
     );
     assert_eq!(read(r#","Port":0,"MTU":0,"VNI":null,"OnDemand":false"#), VxlanBackend::default());
@@ -165,7 +166,7 @@ fn keys_of_vxlan() {
         (r#","MTU":500"#, "MTU 500"),
         (r#","Learning":1"#, "Learning is a number"),
         (r#","DirectRouting":"yes""#, "DirectRouting is a string"),
-        (r#","OnDemand":true"#, "OnDemand asks for something that is not built yet"),
+        (r#","OnDemand":"yes""#, "OnDemand is a string"),
     ] {
         let text = with(keys).unwrap_err().to_string();
         assert!(text.contains(expected), "{keys}: {text}");

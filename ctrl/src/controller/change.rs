@@ -6,7 +6,7 @@
 //! | `Port`, to one whose source ports overlap those in use | told; a restart applies it |
 //! | `AllowedSources`, `StrictSource` | the next table has them |
 //! | `Learning`, `DirectRouting` | device and routes follow |
-//! | `VNI`, `Port`, `GBP` of `vxlan`, `Type` | told; a restart applies it |
+//! | `VNI`, `Port`, `GBP`, `OnDemand` of `vxlan`, `Type` | told; a restart applies it |
 //! | `Network`, `SubnetMin`, `SubnetMax`, as long as the own subnet is one of them | route, subnet file and table follow |
 //! | `EnableNFTables` | the rules of the other kind replace those in force |
 //! | `Paths`, `VXLAN` | told; a restart applies it |
@@ -121,6 +121,9 @@ fn vxlan_reasons(before: &VxlanBackend, now: &VxlanBackend) -> Vec<&'static str>
     if before.gbp != now.gbp {
         reasons.push("Backend.GBP is another one, so the device is made anew");
     }
+    if before.on_demand != now.on_demand {
+        reasons.push("Backend.OnDemand is another one, so the device is made anew");
+    }
     reasons
 }
 
@@ -217,7 +220,9 @@ mod tests {
             let told = |note: &str| note.contains("Restart weft") && note.contains(key);
             assert!(matches!(&verdict, Verdict::Unusable(note) if told(note)), "{verdict:?}");
         }
-        assert!(matches!(judge(r#","GBP":true"#), Verdict::Unusable(_)));
+        for key in [r#","GBP":true"#, r#","OnDemand":true"#] {
+            assert!(matches!(judge(key), Verdict::Unusable(_)), "{key}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The loop of a running node.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tracing::{debug, info, warn};
 
 mod adjust;
 mod lease;
+mod limit;
 
 use super::change::Ground;
 use super::own::{Changed, Life, OwnLease, Tried};
@@ -26,11 +28,12 @@ use crate::netfilter::{self, Netfilter, Wanted};
 use crate::saved::{Saved, wall_clock};
 use crate::source::acquire::Origin;
 use crate::source::{Health, Source, Update, Watch};
-use crate::status::{Concern, Phase, StatusHandle};
+use crate::status::{Concern, Phase, RejectedStatus, StatusHandle};
 use crate::subnet_file::{self, Contents};
 
 use adjust::Adjustment;
 use lease::{own_lease, written};
+use limit::Lines;
 
 /// How often everything is looked at that nobody tells of.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -197,6 +200,8 @@ struct Node<W> {
     /// When the first change was told that is in no table yet.
     oldest_news: Option<Instant>,
     saver: Saver,
+    /// What is logged of rejected leases.
+    rejections: Lines,
 }
 
 impl<W: Way> Node<W> {
@@ -241,6 +246,7 @@ impl<W: Way> Node<W> {
             listed: false,
             oldest_news: None,
             saver: Saver::new(begun.options.state_directory),
+            rejections: Lines::new(Instant::now()),
         }
     }
 
@@ -342,15 +348,17 @@ impl<W: Way> Node<W> {
         let listed = self.listed;
         let delay = self.oldest_news.take().map(|oldest| oldest.elapsed());
         debug!(epoch, peers = peers.len(), rejected = view.rejected.len(), "leases sorted");
+        let lines = &mut self.rejections;
         self.status.change(|status| {
             if let Some(delay) = delay {
                 status.delays.add(delay);
             }
-            let known = status.rejected.clone();
-            status.set_view(&view, peers, epoch);
+            let known = std::mem::take(&mut status.rejected);
+            let known: HashSet<RejectedStatus> = known.into_iter().collect();
+            status.set_view(&view, peers, epoch, &known);
             status.path_switches = switches;
             for one in status.rejected.iter().filter(|one| !known.contains(one)) {
-                warn!(lease = one.name, reason = one.text, "lease rejected");
+                log_rejected(lines, one);
             }
             if listed {
                 status.clear(Concern::Start);
@@ -397,6 +405,14 @@ impl<W: Way> Node<W> {
         });
         self.saver.save(saved);
     }
+}
+
+fn log_rejected(lines: &mut Lines, one: &RejectedStatus) {
+    let Some(left_out) = lines.next(Instant::now()) else { return };
+    if left_out > 0 {
+        warn!(left_out, "more leases were rejected; weft status has those that are rejected now");
+    }
+    warn!(lease = one.name, reason = one.text, "lease rejected");
 }
 
 async fn at(deadline: Option<Instant>) {

@@ -9,6 +9,7 @@
 //!
 //! [`PathsWay`] does both, for `udp` with several `Paths`.
 
+mod demand;
 mod engine;
 mod kernel;
 mod paths;

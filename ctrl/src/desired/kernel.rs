@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::demand::Demand;
 use super::{Hop, View};
 use crate::config::{Backend, NetworkConfig, VxlanBackend};
 use crate::kernel::MacAddress;
@@ -103,6 +104,15 @@ fn direct_device<'a>(backend: &VxlanBackend, on_link: &'a OnLink, hop: &Hop) -> 
     on_link.get(&hop.public).filter(|_| backend.direct_routing)?.as_ref()
 }
 
+/// What the kernel has answered and asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Which peers are on a link.
+    pub on_link: &'a OnLink,
+    /// What the kernel needs, if it gets only that.
+    pub demand: Option<&'a Demand>,
+}
+
 /// The kernel's state for these peers. The own lease is not among them, so nothing leads to it.
 #[must_use]
 pub fn state(
@@ -110,21 +120,33 @@ pub fn state(
     own: &Leaf,
     host: &Host,
     view: &View,
-    on_link: &OnLink,
+    known: Known<'_>,
 ) -> State {
     let mut state = State { networks: config.networks().collect(), ..State::default() };
     let vxlan = config.backend.vxlan();
     state.vxlans = devices(config, own, host);
+    if known.demand.is_some() {
+        state.routes = state.vxlans.iter().filter_map(|one| whole_network(config, one)).collect();
+    }
     for hop in view.accepted.iter().flat_map(|accepted| accepted.hops()) {
         match vxlan {
-            Some(backend) => match direct_device(backend, on_link, hop) {
-                Some(device) => state.routes.push(route_by_host(hop, device)),
-                None => add_tunnelled(&mut state, backend, hop),
+            Some(backend) => match (direct_device(backend, known.on_link, hop), known.demand) {
+                (Some(device), _) => state.routes.push(route_by_host(hop, device)),
+                (None, Some(demand)) => add_needed(&mut state, backend, hop, demand),
+                (None, None) => add_tunnelled(&mut state, backend, hop),
             },
             None => state.routes.push(route_by_host(hop, &host.underlay.name)),
         }
     }
     state
+}
+
+/// The route that makes the kernel ask for each address by itself.
+fn whole_network(config: &NetworkConfig, vxlan: &Vxlan) -> Option<Route> {
+    let destination = config.networks().find(|network| network.contains(&vxlan.address))?;
+    let device = vxlan.name.clone();
+    let kind = RouteKind::Unicast { gateway: None, device, onlink: false, source: None };
+    Some(Route { destination, table: MAIN_TABLE, kind, metric: None })
 }
 
 /// The VXLAN devices of this node.
@@ -148,7 +170,7 @@ fn device(backend: &VxlanBackend, own: &Leaf, host: &Host, vtep: &Vtep) -> Optio
         mac: vtep.mac,
         learning: backend.learning,
         gbp: backend.gbp,
-        miss: false,
+        miss: backend.on_demand,
         address: subnet.network(),
     })
 }
@@ -160,6 +182,19 @@ fn add_tunnelled(state: &mut State, backend: &VxlanBackend, hop: &Hop) {
     state.neighbours.push(Neighbour { device: device.clone(), address, mac });
     state.fdb.push(Fdb { device: device.clone(), mac, destination: hop.public });
     state.routes.push(unicast(hop.subnet, address, device, true));
+}
+
+/// One neighbour for each address that is asked for, all of them the peer's device, and its
+/// forwarding entry.
+fn add_needed(state: &mut State, backend: &VxlanBackend, hop: &Hop, demand: &Demand) {
+    let Some(mac) = hop.mac else { return };
+    let device = || device_name(backend.vni, hop.public.is_ipv6());
+    let before = state.neighbours.len();
+    let neighbour = |address| Neighbour { device: device(), address, mac };
+    state.neighbours.extend(demand.asked_in(hop.subnet).map(neighbour));
+    if state.neighbours.len() > before {
+        state.fdb.push(Fdb { device: device(), mac, destination: hop.public });
+    }
 }
 
 fn route_by_host(hop: &Hop, device: &str) -> Route {

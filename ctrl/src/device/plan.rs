@@ -28,8 +28,8 @@ pub struct Actual {
     pub mtu: u32,
     /// Whether it is set up.
     pub up: bool,
-    /// The values of [`Setting::ALL`], in that order; `None` where the kernel has no such setting.
-    pub settings: [Option<u8>; Setting::ALL.len()],
+    /// The values of [`Setting::COMMON`], in that order; `None` where the kernel has no such setting.
+    pub settings: [Option<u8>; Setting::COMMON.len()],
     /// The addresses on the device.
     pub addresses: Vec<Address>,
     /// The routes of the main table, at least those inside our networks and ours into the device.
@@ -115,7 +115,7 @@ pub fn foreign_routes<'a>(
 }
 
 fn settings(actual: &Actual) -> Vec<Action> {
-    let pairs = Setting::ALL.into_iter().zip(actual.settings);
+    let pairs = Setting::COMMON.into_iter().zip(actual.settings);
     let wrong = pairs.filter(|(setting, value)| value.is_some_and(|v| v != setting.wanted()));
     wrong.map(|(setting, _)| Action::Set(setting)).collect()
 }

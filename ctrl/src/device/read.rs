@@ -22,7 +22,7 @@ pub(super) async fn read(
     let is_inside =
         |route: &Route| desired.networks().any(|network| network.contains(&route.destination));
     routes.retain(|route| is_inside(route) || is_left_over(route, link.index));
-    let settings = Setting::ALL.map(|setting| setting.read(&desired.name));
+    let settings = Setting::COMMON.map(|setting| setting.read(&desired.name));
     let (index, mtu, up) = (link.index, link.mtu, link.up);
     Ok(Some(Actual { index, mtu, up, settings, addresses, routes, underlay_gone }))
 }
@@ -38,7 +38,7 @@ pub(super) async fn new_device(
         index: 0,
         mtu: 0,
         up: false,
-        settings: [None; Setting::ALL.len()],
+        settings: [None; Setting::COMMON.len()],
         addresses: Vec::new(),
         routes,
         underlay_gone: Vec::new(),

@@ -17,11 +17,36 @@ pub enum Setting {
     LinkAddress,
     /// Nobody on this device may announce routers.
     RouterAdvertisements,
+    /// How often the kernel asks programs for a neighbour that it does not know (`RTM_GETNEIGH`).
+    AskPrograms {
+        /// For IPv6 instead of IPv4.
+        v6: bool,
+    },
+    /// How often it asks the network after that.
+    AskNetwork {
+        /// For IPv6 instead of IPv4.
+        v6: bool,
+    },
 }
 
 impl Setting {
-    /// All, in the order in which they are set.
-    pub const ALL: [Self; 3] = [Self::LinkAddress, Self::RouterAdvertisements, Self::ReversePath];
+    /// Those of every device, in the order in which they are set.
+    pub const COMMON: [Self; 3] =
+        [Self::LinkAddress, Self::RouterAdvertisements, Self::ReversePath];
+
+    /// All, those of every device first.
+    pub const ALL: [Self; 7] = {
+        let [first, second, third] = Self::COMMON;
+        let [ask_v4, quiet_v4] = Self::on_demand(false);
+        let [ask_v6, quiet_v6] = Self::on_demand(true);
+        [first, second, third, ask_v4, quiet_v4, ask_v6, quiet_v6]
+    };
+
+    /// Those of a device whose neighbours are made when the kernel asks for them.
+    #[must_use]
+    pub const fn on_demand(v6: bool) -> [Self; 2] {
+        [Self::AskPrograms { v6 }, Self::AskNetwork { v6 }]
+    }
 
     /// The value that it should have.
     #[must_use]
@@ -30,7 +55,9 @@ impl Setting {
             Self::ReversePath => 2,
             // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h.
             Self::LinkAddress => 1,
-            Self::RouterAdvertisements => 0,
+            Self::RouterAdvertisements | Self::AskNetwork { .. } => 0,
+            // A second apart, and then the packets that wait are dropped.
+            Self::AskPrograms { .. } => 3,
         }
     }
 
@@ -38,7 +65,11 @@ impl Setting {
     /// (Documentation/networking/ip-sysctl.rst), and only 1 is strict, so a container whose
     /// `/proc/sys` cannot be written mostly works as it is.
     pub(crate) fn is_needed(self, device: &str) -> bool {
-        self == Self::ReversePath && is_strict(self.read(device), self.read("all"))
+        match self {
+            Self::ReversePath => is_strict(self.read(device), self.read("all")),
+            Self::LinkAddress | Self::RouterAdvertisements => false,
+            Self::AskPrograms { .. } | Self::AskNetwork { .. } => true,
+        }
     }
 
     /// The value that it has; `None` if the kernel has no such setting, as without IPv6.
@@ -52,8 +83,14 @@ impl Setting {
     }
 
     fn path(self, device: &str) -> PathBuf {
-        let family = if self == Self::ReversePath { "ipv4" } else { "ipv6" };
-        ["/proc/sys/net", family, "conf", device, self.name()].iter().collect()
+        let (family, part) = match self {
+            Self::ReversePath => ("ipv4", "conf"),
+            Self::LinkAddress | Self::RouterAdvertisements => ("ipv6", "conf"),
+            Self::AskPrograms { v6 } | Self::AskNetwork { v6 } => {
+                (if v6 { "ipv6" } else { "ipv4" }, "neigh")
+            }
+        };
+        ["/proc/sys/net", family, part, device, self.name()].iter().collect()
     }
 
     fn name(self) -> &'static str {
@@ -61,6 +98,8 @@ impl Setting {
             Self::ReversePath => "rp_filter",
             Self::LinkAddress => "addr_gen_mode",
             Self::RouterAdvertisements => "accept_ra",
+            Self::AskPrograms { .. } => "app_solicit",
+            Self::AskNetwork { .. } => "mcast_solicit",
         }
     }
 }

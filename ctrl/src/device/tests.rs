@@ -278,7 +278,7 @@ impl Actual {
     fn apply(&mut self, action: &Action) {
         match action {
             Action::Set(setting) => {
-                let place = Setting::ALL.iter().position(|other| other == setting).unwrap();
+                let place = Setting::COMMON.iter().position(|other| other == setting).unwrap();
                 self.settings[place] = Some(setting.wanted());
             }
             Action::SetMtu(mtu) => self.mtu = *mtu,

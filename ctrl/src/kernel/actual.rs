@@ -46,6 +46,8 @@ pub struct Device {
     pub mac: Option<MacAddress>,
     /// A text that somebody gave it (`IFLA_IFALIAS`).
     pub alias: Option<String>,
+    /// Index of the bridge that it is a port of, or of what else has taken it in (`IFLA_MASTER`).
+    pub controller: Option<u32>,
     /// The parameters of a VXLAN device.
     pub vxlan: Option<VxlanParameters>,
     /// Its addresses; only read for VXLAN devices.
@@ -53,6 +55,15 @@ pub struct Device {
     /// The values of [`Setting::ALL`], in that order; only read for wanted VXLAN devices, and
     /// `None` where the kernel has no such setting.
     pub settings: [Option<u8>; Setting::ALL.len()],
+}
+
+impl Device {
+    /// The value of a setting, if it was read and the kernel has it.
+    #[must_use]
+    pub fn setting(&self, setting: Setting) -> Option<u8> {
+        let place = Setting::ALL.iter().position(|one| *one == setting)?;
+        self.settings.get(place).copied().flatten()
+    }
 }
 
 /// What a VXLAN device was made with.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::MacAddress;
+use crate::device::Setting;
 
 /// `RT_TABLE_MAIN` (linux/rtnetlink.h).
 pub const MAIN_TABLE: u32 = 254;
@@ -75,8 +76,8 @@ pub struct Vxlan {
     pub learning: bool,
     /// Carry the mark of group-based policy.
     pub gbp: bool,
-    /// Answer ARP from the neighbour table and announce misses (`proxy`, `l2miss`, `l3miss`), for
-    /// entries on demand.
+    /// Answer ARP from the neighbour table and announce misses (`proxy`, `l2miss`, `l3miss`), and ask
+    /// programs instead of the network for neighbours, so that entries can be made on demand.
     pub miss: bool,
     /// The first address of our own subnet, with the longest prefix.
     pub address: IpAddr,
@@ -87,6 +88,12 @@ impl Vxlan {
     #[must_use]
     pub fn prefix(&self) -> IpNet {
         IpNet::from(self.address)
+    }
+
+    /// The settings that must not keep their defaults.
+    pub fn settings(&self) -> impl Iterator<Item = Setting> + use<> {
+        let on_demand = self.miss.then(|| Setting::on_demand(self.address.is_ipv6()));
+        Setting::COMMON.into_iter().chain(on_demand.into_iter().flatten())
     }
 }
 

@@ -1,6 +1,7 @@
 //! From the kernel's messages to what they say. The same for an answer and for an announcement.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use netlink_packet_route::link::{
@@ -17,9 +18,13 @@ use netlink_packet_route::{AddressFamily, IpProtocol};
 
 use super::MacAddress;
 use super::actual::{Device, FoundRoute, VxlanParameters};
+use super::misses::Miss;
 use super::object::{RouteKind, Rule};
 use crate::device::{ROUTE_PROTOCOL, Setting};
 use crate::interface::reader::{gateway, plain, whole_family};
+
+/// Ticks a second in what the kernel tells programs (asm-generic/param.h).
+const USER_HZ: u32 = 100;
 
 /// `RT_TABLE_LOCAL`: this host's own addresses.
 const LOCAL_TABLE: u32 = 255;
@@ -33,6 +38,7 @@ pub(super) fn link(message: &LinkMessage) -> (String, Device) {
         mtu: 0,
         mac: None,
         alias: None,
+        controller: None,
         vxlan: None,
         addresses: Vec::new(),
         settings: [None; Setting::ALL.len()],
@@ -43,6 +49,7 @@ pub(super) fn link(message: &LinkMessage) -> (String, Device) {
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::Address(bytes) => device.mac = mac(bytes),
             LinkAttribute::IfAlias(text) => device.alias = Some(text.clone()),
+            LinkAttribute::Controller(index) => device.controller = Some(*index),
             LinkAttribute::LinkInfo(details) => device.vxlan = vxlan(details),
             _ => {}
         }
@@ -181,6 +188,41 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(u32, IpAddr, MacA
 pub(super) fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
     let is_ip = matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6);
     is_ip.then_some((message.header.ifindex, destination(message)?))
+}
+
+/// What the kernel asks programs for, and the device that it needs it for. An address comes from the
+/// device's ARP proxy (`vxlan_ip_miss` of drivers/net/vxlan) or from the neighbour table itself
+/// (`neigh_app_ns` of net/core/neighbour.c). The family says nothing: where a hardware address is asked
+/// about it is any (`vxlan_fdb_miss`).
+pub(super) fn miss(message: &NeighbourMessage) -> Option<(u32, Miss)> {
+    let address = destination(message).filter(|address| !address.is_unspecified());
+    let miss = address.map(Miss::Address).or_else(|| lladdr(message).map(Miss::Mac))?;
+    Some((message.header.ifindex, miss))
+}
+
+/// How long ago a frame was last sent by this forwarding entry.
+pub(super) fn unused_for(message: &NeighbourMessage) -> Option<Duration> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::CacheInfo(times) => {
+            Some(Duration::from_secs(u64::from(times.used)) / USER_HZ)
+        }
+        _ => None,
+    })
+}
+
+/// How long a forwarding entry of the VXLAN device may be unused.
+pub(super) fn ageing(message: &LinkMessage) -> Option<Duration> {
+    let details = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(details) => Some(details),
+        _ => None,
+    })?;
+    details.iter().find_map(|detail| match detail {
+        LinkInfo::Data(InfoData::Vxlan(data)) => data.iter().find_map(|one| match one {
+            InfoVxlan::Ageing(seconds) => Some(Duration::from_secs((*seconds).into())),
+            _ => None,
+        }),
+        _ => None,
+    })
 }
 
 /// Device, hardware address and destination of a forwarding entry that stays.

@@ -27,7 +27,7 @@ pub struct Plan {
     pub obstacles: Vec<(Key, String)>,
 }
 
-/// Devices, addresses and settings; then per peer its neighbour, its forwarding entry and its
+/// Devices, addresses and settings; then per peer its forwarding entry, its neighbour and its
 /// routes; then rules; and at last what is too much. What is wrong is exchanged in place, so that
 /// there is no gap; it is removed before only where the kernel demands it.
 #[must_use]
@@ -124,7 +124,8 @@ impl<'a> Ranks<'a> {
         let neighbours = || desired.neighbours.iter().enumerate();
         Self {
             by_address: neighbours().map(|(at, n)| ((n.device.as_str(), n.address), at)).collect(),
-            by_mac: neighbours().map(|(at, n)| ((n.device.as_str(), n.mac), at)).collect(),
+            // The first of several neighbours with one hardware address.
+            by_mac: neighbours().rev().map(|(at, n)| ((n.device.as_str(), n.mac), at)).collect(),
         }
     }
 }

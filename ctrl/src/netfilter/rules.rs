@@ -1,7 +1,7 @@
 //! The rules of one address family, and how `iptables-save` and `nft list` write them.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -93,6 +93,10 @@ struct Of {
 }
 
 impl Of {
+    fn matches(self, address: IpAddr) -> bool {
+        self.prefix.contains(&address) != self.negated
+    }
+
     fn iptables(self, option: char) -> String {
         let not = if self.negated { "! " } else { "" };
         format!("{not}-{option} {} ", self.prefix)
@@ -192,6 +196,35 @@ pub(super) fn masquerade(overlay: &Overlay, fully_random: bool) -> Vec<Rule> {
     ]
 }
 
+/// What the rules of masquerading do with a packet that nobody has marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Treatment {
+    /// The rule that decides, as iptables writes it.
+    pub rule: String,
+    /// The packet gets an address of this host.
+    pub is_masqueraded: bool,
+}
+
+/// The first rule of masquerading that a packet meets when it leaves this host; `None` if none is for
+/// it.
+#[must_use]
+pub fn treatment(
+    overlay: &Overlay,
+    fully_random: bool,
+    source: IpAddr,
+    destination: IpAddr,
+) -> Option<Treatment> {
+    let matches = |of: Option<Of>, address| of.is_none_or(|of| of.matches(address));
+    let rules = masquerade(overlay, fully_random);
+    let rule = rules.into_iter().find(|rule| {
+        !rule.marked_by_kube_proxy
+            && matches(rule.source, source)
+            && matches(rule.destination, destination)
+    })?;
+    let is_masqueraded = matches!(rule.verdict, Verdict::Masquerade { .. });
+    Some(Treatment { rule: rule.iptables_bare(), is_masqueraded })
+}
+
 /// What comes from or goes to the network may pass this host.
 pub(super) fn forward(network: IpNet) -> Vec<Rule> {
     vec![rule(of(network), None, Verdict::Accept), rule(None, of(network), Verdict::Accept)]
@@ -286,6 +319,24 @@ mod tests {
                 "ip6 saddr != fd00:10::/48 ip6 daddr fd00:10::/48 masquerade",
             ]
         );
+    }
+
+    #[test]
+    fn each_packet_meets_one_rule() {
+        let overlay = overlay("10.244.0.0/16", "10.244.1.0/24");
+        for (source, destination, rule, is_masqueraded) in [
+            ("10.244.1.7", "10.244.2.7", "-s 10.244.1.0/24 -d 10.244.0.0/16 -j RETURN", false),
+            ("10.244.2.7", "10.244.1.7", "-s 10.244.0.0/16 -d 10.244.1.0/24 -j RETURN", false),
+            ("192.0.2.1", "10.244.1.7", "! -s 10.244.0.0/16 -d 10.244.1.0/24 -j RETURN", false),
+            ("10.244.1.7", "192.0.2.1", "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE", true),
+            ("192.0.2.1", "10.244.2.7", "! -s 10.244.0.0/16 -d 10.244.0.0/16 -j MASQUERADE", true),
+        ] {
+            let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+            let found = treatment(&overlay, false, source, destination);
+            assert_eq!(found, Some(Treatment { rule: rule.to_owned(), is_masqueraded }));
+        }
+        let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
+        assert_eq!(treatment(&overlay, true, one, other), None);
     }
 
     #[test]

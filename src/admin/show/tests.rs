@@ -58,6 +58,8 @@ fn full() -> Status {
             other: counted("turns"),
         }),
         peers: 3,
+        on_demand: Some(OnDemand { addresses: 3, answered: 5, unknown: 1, refused: 0 }),
+        masquerade_fully_random: None,
         epoch: 9,
         config_change: Some("It has changed.".into()),
         rejected: vec![UnusedLease {
@@ -95,6 +97,7 @@ engine            uring (chosen by itself)
 workers           1 instead of 2: the kernel will not
   worker 0        uring, outbound 7, inbound 8, drops 1, busy 3 ms
 peers             3, table 9
+  on demand       3 addresses; asked for 5, 1 of no lease, 0 refused
   rejected        10.244.7.0-24: Its address is ours.
 foreign route     10.244.0.0/16 dev x
 config            It has changed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Unit;
-use weft_ctrl::status::Status;
+use weft_ctrl::status::{OnDemandStatus, Status};
 use weft_dataplane::handshakes::Report;
 use weft_dataplane::{BUFFERS, WorkerInfo};
 use weft_forward::counters::{HistogramSnapshot, InboundSnapshot, OutboundSnapshot, Snapshot};
@@ -87,6 +87,7 @@ fn daemon(scrape: &Scrape) -> Vec<Family> {
         counter("worker_stalls", "Turns of workers that took too long.", scrape.stalls),
         flag("worker_stalled", "Whether a turn takes too long now.", scrape.stalled),
     ];
+    all.extend(control.on_demand.iter().flat_map(on_demand));
     let resident = "Resident memory of the process.";
     all.extend(
         scrape
@@ -94,6 +95,22 @@ fn daemon(scrape: &Scrape) -> Vec<Family> {
             .map(|bytes| gauge("resident_memory", resident, bytes).of(Unit::Bytes)),
     );
     all
+}
+
+/// What the kernel has asked for, where entries are made on demand.
+fn on_demand(known: &OnDemandStatus) -> [Family; 2] {
+    let OnDemandStatus { addresses, counts } = known;
+    let outcomes =
+        [("answered", counts.answered), ("unknown", counts.unknown), ("refused", counts.refused)];
+    let sample = |(outcome, count)| (labels([("outcome", outcome)]), Value::Counter(count));
+    [
+        gauge("on_demand_addresses", "Addresses with entries on demand.", *addresses as u64),
+        family(
+            "on_demand_questions",
+            "Questions of the kernel for what it needs.",
+            outcomes.map(sample),
+        ),
+    ]
 }
 
 fn path_peers(control: &Status) -> Vec<(Labels, Value)> {

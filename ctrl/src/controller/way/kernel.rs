@@ -12,18 +12,21 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
+use super::demand::{OnDemand, device_names};
 use super::{Found, Learnt, Published, Way};
 use crate::config::NetworkConfig;
 use crate::controller::change::Ground;
 use crate::controller::macs::{Macs, MacsError, foresee, load_or_create};
 use crate::controller::{Acquired, Begun, DEVICE_NAME, RunError, underlay, with_cause};
-use crate::desired::kernel::{Host, OnLink, asked_about, device_name, devices, state};
+use crate::desired::demand::Demand;
+use crate::desired::kernel::{Host, Known, OnLink, asked_about, device_name, devices, state};
 use crate::desired::paths::{self, Chosen, Ways};
 use crate::desired::{Book, Slots, Viewer};
 use crate::device;
 use crate::interface::news::AddressNews;
 use crate::interface::reader::{Netlink, ReadError};
 use crate::kernel::action::Key;
+use crate::kernel::misses::usage;
 use crate::kernel::object::State;
 use crate::kernel::plan::Plan;
 use crate::kernel::{self, Failure, MacAddress, Report};
@@ -56,6 +59,8 @@ pub(in crate::controller) struct KernelWay {
     asking: Option<BoxFuture<'static, OnLink>>,
     ask_at: Instant,
     addresses: AddressNews,
+    /// If the kernel gets only what it asks for.
+    on_demand: Option<OnDemand>,
 }
 
 impl KernelWay {
@@ -78,6 +83,7 @@ impl KernelWay {
             asking: None,
             ask_at: Instant::now(),
             addresses: AddressNews::default(),
+            on_demand: OnDemand::new(acquired.begun()),
         }
     }
 
@@ -126,6 +132,14 @@ pub(super) async fn ask_in_time(
     answers
 }
 
+/// Pends for ever if everything is made at once.
+async fn learn_demand(on_demand: &mut Option<OnDemand>) -> bool {
+    match on_demand {
+        Some(on_demand) => on_demand.learn().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Way for KernelWay {
     type Report = Report;
 
@@ -145,7 +159,12 @@ impl Way for KernelWay {
         if !self.knows_enough(asked_about(config, &view).collect()) {
             return None;
         }
-        let state = state(config, &viewer.own, &self.host, &view, &self.on_link);
+        let demand = match &mut self.on_demand {
+            Some(on_demand) => Some(on_demand.demand(&view, &viewer.own)?),
+            None => None,
+        };
+        let known = Known { on_link: &self.on_link, demand };
+        let state = state(config, &viewer.own, &self.host, &view, known);
         if *self.states.borrow().as_ref() != state {
             self.states.send_replace(Arc::new(state));
             self.epoch += 1;
@@ -162,6 +181,10 @@ impl Way for KernelWay {
         let answers = tokio::select! {
             answers = asked => answers,
             () = self.addresses.changed() => return Learnt::Addresses,
+            is_news = learn_demand(&mut self.on_demand) => {
+                self.due |= is_news;
+                return Learnt::Own;
+            }
         };
         for (address, link) in answers {
             let known = self.on_link.insert(address, link.clone());
@@ -265,7 +288,14 @@ pub(in crate::controller) async fn foretell(
         return Ok(plan);
     }
     let on_link = links_of(asked_about(config, &view).collect()).await;
-    kernel::preview(&state(config, &viewer.own, &host, &view, &on_link)).await
+    let mut demand =
+        device_names(begun).map(|names| (names, Demand::new(std::time::Instant::now())));
+    if let Some((names, demand)) = &mut demand {
+        // What was made for earlier questions stays.
+        demand.adopt(&usage(names).await?.neighbours, std::time::Instant::now());
+    }
+    let known = Known { on_link: &on_link, demand: demand.as_ref().map(|(_, demand)| demand) };
+    kernel::preview(&state(config, &viewer.own, &host, &view, known)).await
 }
 
 /// The MAC addresses that a start would use, without keeping them.

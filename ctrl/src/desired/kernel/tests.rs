@@ -2,6 +2,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::desired::{Accepted, Book, Slots, Viewer};
+use crate::kernel::misses::Miss;
 use crate::source::{Change, Record, Update};
 
 /// A node, its config and the leases of others.
@@ -10,6 +11,7 @@ struct World {
     book: Book,
     host: Host,
     on_link: OnLink,
+    demand: Option<Demand>,
 }
 
 impl World {
@@ -38,6 +40,7 @@ impl World {
             },
             book: Book::default(),
             on_link: OnLink::new(),
+            demand: None,
         }
     }
 
@@ -53,9 +56,21 @@ impl World {
     /// The state, one object a line.
     fn state(&self) -> Vec<String> {
         let Self { viewer, host, on_link, .. } = self;
-        let state = state(&viewer.config, &viewer.own, host, &self.view(), on_link);
+        let known = Known { on_link, demand: self.demand.as_ref() };
+        let state = state(&viewer.config, &viewer.own, host, &self.view(), known);
         assert_eq!(state.networks, viewer.config.networks().collect::<Vec<_>>());
         state.to_string().lines().map(str::to_owned).collect()
+    }
+
+    /// The kernel asks for these addresses.
+    fn ask(&mut self, addresses: &[&str]) {
+        let now = Instant::now();
+        let (view, own) = (self.view(), self.viewer.own);
+        let demand = self.demand.get_or_insert_with(|| Demand::new(now));
+        demand.set_peers(&view, &own);
+        for address in addresses {
+            demand.handle_miss(Miss::Address(address.parse().unwrap()), now);
+        }
     }
 
     fn answer(&mut self, address: &str, device: Option<&str>) {
@@ -219,6 +234,51 @@ fn answers_are_of_no_use_without_direct_routing() {
     assert_eq!(asked_about(&world.viewer.config, &world.view()).count(), 0);
     assert!(world.state().contains(&"route 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink".into()));
     assert_eq!(reason(&world.viewer.config, &[Path::Vxlan]), None);
+}
+
+#[test]
+fn on_demand_there_is_one_route_and_what_was_asked_for() {
+    let mut world = World::new(DUAL, r#"{"Type":"vxlan","OnDemand":true}"#, OWN_DUAL);
+    for number in 2..=4 {
+        world.put(&format!("10.5.{number}.0-24&fd00:0:0:{number}::-64"), &vxlan(number));
+    }
+    world.ask(&[]);
+    let devices = [
+        "link flannel.1 address 0a:00:00:00:00:41 mtu 1450 type vxlan id 1 local 192.0.2.1 dev eth0 \
+         dstport 8472 nolearning proxy l2miss l3miss",
+        "address 10.5.1.0/32 dev flannel.1",
+        "link flannel-v6.1 address 0a:00:00:00:00:61 mtu 1430 type vxlan id 1 local 2001:db8::1 dev \
+         eth0 dstport 8472 nolearning proxy l2miss l3miss",
+        "address fd00:0:0:1::/128 dev flannel-v6.1",
+    ];
+    let routes = ["route 10.5.0.0/16 dev flannel.1", "route fd00::/48 dev flannel-v6.1"];
+    assert_eq!(world.state(), [&devices[..], &routes].concat(), "whoever has leases");
+    world.ask(&["10.5.3.9", "10.5.3.7", "fd00:0:0:4::1", "10.5.9.9"]);
+    let asked_for = [
+        "neigh 10.5.3.7 lladdr 0a:00:00:00:04:03 dev flannel.1",
+        "neigh 10.5.3.9 lladdr 0a:00:00:00:04:03 dev flannel.1",
+        "neigh fd00:0:0:4::1 lladdr 0a:00:00:00:06:04 dev flannel-v6.1",
+        "fdb 0a:00:00:00:04:03 dev flannel.1 dst 192.0.2.3 self",
+        "fdb 0a:00:00:00:06:04 dev flannel-v6.1 dst 2001:db8::4 self",
+    ];
+    assert_eq!(world.state(), [&devices[..], &asked_for, &routes].concat());
+    // A lease that says something else, and one that is gone.
+    world.put("10.5.3.0-24&fd00:0:0:3::-64", &vxlan(3).replace("192.0.2.3", "192.0.2.33"));
+    let gone = Change::Deleted { name: "10.5.4.0-24&fd00:0:0:4::-64".into(), revision: u64::MAX };
+    world.book.handle(Update::Changes(vec![gone]), Instant::now());
+    let fdb = ["fdb 0a:00:00:00:04:03 dev flannel.1 dst 192.0.2.33 self"];
+    assert_eq!(world.state(), [&devices[..], &asked_for[..2], &fdb, &routes].concat());
+}
+
+#[test]
+fn on_demand_a_peer_on_the_link_has_its_route_at_once() {
+    let backend = r#"{"Type":"vxlan","OnDemand":true,"DirectRouting":true}"#;
+    let mut world = World::new(V4, backend, OWN_V4);
+    world.put("10.5.2.0-24", &vxlan(2));
+    world.answer("192.0.2.2", Some("eth7"));
+    world.ask(&["10.5.2.7"]);
+    let routes = ["route 10.5.0.0/16 dev flannel.1", "route 10.5.2.0/24 via 192.0.2.2 dev eth7"];
+    assert_eq!(world.state()[2..], routes);
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl Planner<'_> {
         let steps = &mut self.plan.actions;
         steps.push(Action::AddLink(wanted.clone()));
         steps.push(Action::SetAlias(name(), ALIAS.to_owned()));
-        steps.extend(Setting::ALL.map(|setting| Action::Set(name(), setting)));
+        steps.extend(wanted.settings().map(|setting| Action::Set(name(), setting)));
         steps.push(Action::AddAddress(name(), wanted.address));
         steps.push(Action::SetUp(name()));
     }
@@ -65,9 +65,11 @@ impl Planner<'_> {
         if device.vxlan.as_ref().is_some_and(|has| has.learning != wanted.learning) {
             steps.push(Action::SetLearning(name(), wanted.learning));
         }
-        let settings = Setting::ALL.into_iter().zip(device.settings);
-        let wrong = settings.filter(|(setting, has)| has.is_some_and(|v| v != setting.wanted()));
-        steps.extend(wrong.map(|(setting, _)| Action::Set(name(), setting)));
+        let is_wrong = |setting: &Setting| {
+            let has = device.setting(*setting);
+            has.is_some_and(|value| value != setting.wanted())
+        };
+        steps.extend(wanted.settings().filter(is_wrong).map(|one| Action::Set(name(), one)));
         steps.extend(add_address(device, wanted));
         if !device.up {
             steps.push(Action::SetUp(name()));

@@ -11,7 +11,9 @@ use crate::kernel::object::{Fdb, Neighbour};
 const LAST: usize = usize::MAX;
 
 impl Planner<'_> {
-    /// All steps for peers, those of one peer together: neighbour, forwarding entry, routes.
+    /// All steps for peers, those of one peer together: forwarding entry, neighbour, routes. As soon
+    /// as a neighbour is known the kernel sends what has waited for it, which is lost without a
+    /// forwarding entry.
     pub(super) fn peers(&mut self) -> Vec<Action> {
         let ranks = Ranks::new(self.desired);
         let mut steps = self.neighbours();
@@ -32,7 +34,7 @@ impl Planner<'_> {
             let is_there = self.actual.neighbours.get(&key) == Some(&neighbour.mac);
             self.usable.contains(device) && (is_empty || !is_there)
         });
-        missing.map(|(at, one)| ((at, 0), Action::SetNeighbour(one.clone()))).collect()
+        missing.map(|(at, one)| ((at, 1), Action::SetNeighbour(one.clone()))).collect()
     }
 
     /// The kernel exchanges the destination if the entry has one; more than that nobody but a
@@ -46,7 +48,7 @@ impl Planner<'_> {
             if is_there || !self.usable.contains(device) {
                 continue;
             }
-            let rank = (ranks.by_mac.get(&(device, wanted.mac)).copied().unwrap_or(LAST), 1);
+            let rank = (ranks.by_mac.get(&(device, wanted.mac)).copied().unwrap_or(LAST), 0);
             let others = self.with_mac(wanted).skip(1).filter(|_| !is_empty);
             steps.extend(others.map(|other| (rank, Action::DeleteFdb(other.clone()))));
             steps.push((rank, Action::SetFdb(wanted.clone())));

@@ -46,7 +46,7 @@ impl Planner<'_> {
         let mut wanted_places = HashSet::new();
         self.missing_devices();
         for wanted in &desired.routes {
-            if !self.can_be_made(wanted) {
+            if !self.can_be_made(wanted) || self.is_left_to_bridge(wanted) {
                 continue;
             }
             let place = (wanted.destination, wanted.table);
@@ -73,6 +73,15 @@ impl Planner<'_> {
             self.usable.contains(device)
                 || self.actual.devices.contains_key(device) && !self.is_wanted(device)
         })
+    }
+
+    /// Whether the device is a port of a bridge in which all pods are, so that the way to them is
+    /// the bridge's. That is one of the two forms of entries on demand.
+    fn is_left_to_bridge(&self, route: &Route) -> bool {
+        let Some(name) = device_of(route) else { return false };
+        let mut ours = self.desired.vxlans.iter();
+        ours.any(|vxlan| vxlan.miss && vxlan.name == name)
+            && self.actual.devices.get(name).is_some_and(|device| device.controller.is_some())
     }
 
     /// Whether the device is one of those that we make.

@@ -56,11 +56,11 @@ fn everything_is_made_in_an_order_that_can_succeed() {
         "sysctl flannel.1.rp_filter=2",
         "address add 10.244.1.0/32 dev flannel.1",
         "link set flannel.1 up",
-        "neigh replace 10.244.2.0 lladdr 0a:00:00:00:00:02 dev flannel.1",
         "fdb replace 0a:00:00:00:00:02 dev flannel.1 dst 10.168.0.3 self",
+        "neigh replace 10.244.2.0 lladdr 0a:00:00:00:00:02 dev flannel.1",
         "route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink",
-        "neigh replace 10.244.3.0 lladdr 0a:00:00:00:00:03 dev flannel.1",
         "fdb replace 0a:00:00:00:00:03 dev flannel.1 dst 10.168.0.4 self",
+        "neigh replace 10.244.3.0 lladdr 0a:00:00:00:00:03 dev flannel.1",
         "route add 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink",
         "route add unreachable 10.244.0.0/16 metric 9999",
         "rule add priority 8285 from 10.244.1.0/32 ipproto udp sport 4000 lookup 8285",
@@ -83,8 +83,8 @@ fn a_peer_that_goes_leaves_nothing() {
 fn a_peers_new_hardware_address_or_host_replaces_the_old_one() {
     let there = with(&[LINK, PEER]);
     let expected = [
-        "neigh replace 10.244.2.0 lladdr 0a:00:00:00:00:22 dev flannel.1",
         "fdb replace 0a:00:00:00:00:22 dev flannel.1 dst 10.168.0.3 self",
+        "neigh replace 10.244.2.0 lladdr 0a:00:00:00:00:22 dev flannel.1",
         "fdb delete 0a:00:00:00:00:02 dev flannel.1 dst 10.168.0.3 self",
     ];
     check_text(&there, &there.replace(":00:02", ":00:22"), &expected);
@@ -121,8 +121,8 @@ fn a_route_changes_its_way_without_a_gap() {
     ];
     check_text(&with(&[LINK, PEER]), &with(&[LINK, direct]), &expected);
     let expected = [
-        "neigh replace 10.244.2.0 lladdr 0a:00:00:00:00:02 dev flannel.1",
         "fdb replace 0a:00:00:00:00:02 dev flannel.1 dst 10.168.0.3 self",
+        "neigh replace 10.244.2.0 lladdr 0a:00:00:00:00:02 dev flannel.1",
         "route replace 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink",
     ];
     check_text(&with(&[LINK, direct]), &with(&[LINK, PEER]), &expected);
@@ -297,6 +297,71 @@ fn what_flanneld_left_via_a_known_host_is_exchanged_but_not_removed() {
         "route replace 10.244.3.0/24 via 10.168.0.4 dev u1",
     ];
     check(&there, &state(wanted), &expected);
+}
+
+/// With a device whose entries are made on demand.
+fn on_demand(there: &str, wanted: &str) -> (Actual, State) {
+    let (mut there, mut wanted) = (actual(there), state(wanted));
+    wanted.vxlans.iter_mut().for_each(|vxlan| vxlan.miss = true);
+    let devices = there.devices.values_mut().filter_map(|device| device.vxlan.as_mut());
+    devices.for_each(|has| [has.proxy, has.l2miss, has.l3miss] = [true; 3]);
+    (there, wanted)
+}
+
+/// What waits for a neighbour is sent at once when it is there.
+#[test]
+fn a_forwarding_entry_comes_before_all_neighbours_that_lead_to_it() {
+    let wanted = "
+        link flannel.1
+        neigh 10.244.2.7 lladdr 0a:00:00:00:00:02 dev flannel.1
+        neigh 10.244.2.9 lladdr 0a:00:00:00:00:02 dev flannel.1
+        fdb 0a:00:00:00:00:02 dev flannel.1 dst 10.168.0.3 self
+        route 10.244.0.0/16 dev flannel.1";
+    let (there, wanted) = on_demand(LINK, wanted);
+    let expected = [
+        "fdb replace 0a:00:00:00:00:02 dev flannel.1 dst 10.168.0.3 self",
+        "neigh replace 10.244.2.7 lladdr 0a:00:00:00:00:02 dev flannel.1",
+        "neigh replace 10.244.2.9 lladdr 0a:00:00:00:00:02 dev flannel.1",
+        "route add 10.244.0.0/16 dev flannel.1",
+    ];
+    check(&there, &wanted, &expected);
+}
+
+#[test]
+fn a_device_that_asks_has_settings_of_its_own() {
+    let (mut there, wanted) = on_demand(LINK, LINK);
+    there.devices.get_mut("flannel.1").unwrap().settings[3..].fill(Some(9));
+    let expected = ["sysctl flannel.1.app_solicit=3", "sysctl flannel.1.mcast_solicit=0"];
+    check(&there, &wanted, &expected);
+    let v6 = "link flannel-v6.1";
+    let (mut there, wanted) = on_demand(v6, v6);
+    there.devices.get_mut("flannel-v6.1").unwrap().settings[3..].fill(Some(9));
+    let expected = ["sysctl flannel-v6.1.app_solicit=3", "sysctl flannel-v6.1.mcast_solicit=0"];
+    check(&there, &wanted, &expected);
+    let mut others = actual(LINK);
+    others.devices.get_mut("flannel.1").unwrap().settings[3..].fill(Some(9));
+    check(&others, &state(LINK), &[]);
+}
+
+#[test]
+fn the_way_to_pods_of_a_bridge_is_left_to_it() {
+    let route = "
+        link flannel.1
+        route 10.244.0.0/16 dev flannel.1";
+    let (mut there, wanted) = on_demand(route, route);
+    check(&there, &wanted, &[]);
+    there.devices.get_mut("flannel.1").unwrap().controller = Some(7);
+    check(&there, &wanted, &["route delete 10.244.0.0/16 dev flannel.1 proto 82"]);
+    // The bridge has a route of its own, which nobody minds.
+    let (mut there, wanted) =
+        on_demand("link flannel.1\nroute 10.244.0.0/16 dev u1 proto 2", route);
+    there.devices.get_mut("flannel.1").unwrap().controller = Some(7);
+    check(&there, &wanted, &[]);
+    assert_eq!(foreign(&there, &wanted), [""; 0]);
+    // As a port of somebody's bridge, a device with everything on it keeps its routes.
+    let mut there = actual(&with(&[LINK, PEER]));
+    there.devices.get_mut("flannel.1").unwrap().controller = Some(7);
+    check(&there, &state(&with(&[LINK, PEER])), &[]);
 }
 
 #[test]

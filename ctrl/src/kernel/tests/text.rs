@@ -102,7 +102,7 @@ pub(super) fn new_device(vxlan: &Vxlan) -> Device {
             l2miss: vxlan.miss,
             l3miss: vxlan.miss,
         }),
-        settings: [Some(0), Some(1), Some(0)],
+        settings: [Some(0), Some(1), Some(0), Some(0), Some(3), Some(0), Some(3)],
         up: false,
         ..bare(100 + vxlan.vni)
     }
@@ -128,7 +128,8 @@ pub(super) fn bare(index: u32) -> Device {
         alias: None,
         vxlan: None,
         addresses: Vec::new(),
-        settings: [None; 3],
+        controller: None,
+        settings: [None; 7],
     }
 }
 
