@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,6 +19,7 @@ use crate::flags::{self, Flags, Mistake};
 use crate::logging;
 use crate::options::{ADMIN_SOCKET, Options, remarks, unused};
 use crate::plan;
+use crate::trace;
 use crate::uninstall;
 
 /// The version of the program.
@@ -75,6 +77,11 @@ enum Command {
     Peers(Asking),
     /// Show packets that were not handed on, and why
     Drops(Asking),
+    /// Say what would become of a packet from one address to another, sending none
+    ///
+    /// One of both has to be of this host or of its pods. The exit code is 0 if the packet would go
+    /// through, 3 if it would be dropped, and 1 if it cannot be said.
+    Trace(Tracing),
     /// Give this host's lease back and end the daemon, to take the host out of the cluster
     Release(Asking),
     /// The key of a host whose traffic is sealed
@@ -88,6 +95,18 @@ enum Command {
 enum Keys {
     /// Take another key; the other hosts learn it from this host's lease
     Rotate(Asking),
+}
+
+#[derive(Debug, Args)]
+struct Tracing {
+    /// The address that the packet comes from
+    #[arg(value_name = "SRC")]
+    source: IpAddr,
+    /// The address that it goes to
+    #[arg(value_name = "DST")]
+    destination: IpAddr,
+    #[command(flatten)]
+    asking: Asking,
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +133,9 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Drops(asking) => (Question::Drops, asking),
         Command::Release(asking) => (Question::Release, asking),
         Command::Keys(Keys::Rotate(asking)) => (Question::Rotate, asking),
+        Command::Trace(Tracing { source, destination, asking }) => {
+            return trace::run(&asking.admin_socket, *source, *destination, asking.json);
+        }
         Command::Uninstall(asking) => return uninstall::run(&asking.admin_socket),
     };
     match answer(question, asking) {

@@ -8,4 +8,5 @@ pub mod flags;
 pub mod logging;
 pub mod options;
 mod plan;
+mod trace;
 mod uninstall;

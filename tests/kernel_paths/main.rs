@@ -9,6 +9,7 @@ mod accounting;
 mod direct;
 mod faults;
 mod flannel;
+mod golden;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the daemon")]
 mod host;
@@ -21,6 +22,7 @@ mod refused;
 #[expect(dead_code, reason = "shared with the tests with etcd")]
 mod stream;
 mod swap;
+mod trace;
 mod traffic;
 mod two;
 mod world;
