@@ -16,6 +16,7 @@ mod nft;
 mod preview;
 pub(crate) mod refusal;
 mod rules;
+mod survey;
 mod uninstall;
 pub(crate) mod wall;
 
@@ -27,6 +28,7 @@ pub use command::CommandError;
 pub(crate) use keep::keep;
 pub(crate) use preview::preview;
 pub use rules::{Family, Overlay, Treatment, treatment};
+pub use survey::{forward_drops, input_drops, is_installed};
 pub use uninstall::uninstall;
 pub use wall::WallError;
 

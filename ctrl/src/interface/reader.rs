@@ -101,6 +101,21 @@ impl Netlink {
         Ok(routes)
     }
 
+    /// Single addresses that the table `local` takes for this host's own, each with its device.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub async fn local_addresses(&self) -> Result<Vec<(IpAddr, u32)>, ReadError> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            let answers = self.handle.route().get(question).execute();
+            found.extend(parsed(answers, |message| local_address(&message)).await?);
+        }
+        Ok(found)
+    }
+
     /// The device with this name, if there is one.
     pub(crate) async fn link_named(&self, name: &str) -> Result<Option<Link>, ReadError> {
         let answers = self.handle.link().get().match_name(name).execute();
@@ -259,6 +274,28 @@ pub(crate) fn route(message: &RouteMessage) -> Option<Route> {
     }
     let is_cached = header.flags.contains(RouteFlags::Cloned);
     (table == u32::from(RouteHeader::RT_TABLE_MAIN) && !is_cached).then_some(route)
+}
+
+/// `RT_TABLE_LOCAL` (`linux/rtnetlink.h`).
+const TABLE_LOCAL: u8 = 255;
+
+/// `None` for what is not in the table `local`, and for prefixes such as 127.0.0.0/8.
+fn local_address(message: &RouteMessage) -> Option<(IpAddr, u32)> {
+    let header = &message.header;
+    if header.table != TABLE_LOCAL || header.kind != RouteType::Local {
+        return None;
+    }
+    let (mut address, mut link) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(destination) => address = plain(destination),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            _ => {}
+        }
+    }
+    let address = address?;
+    let whole = if address.is_ipv4() { 32 } else { 128 };
+    (header.destination_prefix_length == whole).then_some((address, link?))
 }
 
 /// A default route carries no destination.

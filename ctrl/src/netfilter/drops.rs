@@ -21,7 +21,7 @@ async fn of_nft(overlay: &Overlay) -> Vec<String> {
     let Ok(chains) = nft::chains().await else { return Vec::new() };
     let (family, network) = (overlay.family(), overlay.network);
     let mut sentences = Vec::new();
-    for chain in chains.dropping(family, Place::Forward.chain()) {
+    for chain in chains.dropping(family, "forward", Place::Forward.chain()) {
         if nft::accepts(&chain.family, &chain.table, network).await.unwrap_or(false) {
             continue;
         }

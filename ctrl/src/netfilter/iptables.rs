@@ -15,6 +15,7 @@ use tracing::debug;
 
 use super::command::{CommandError, run};
 use super::rules::{Family, Overlay};
+use super::survey;
 use dump::Dump;
 use plan::Wish;
 
@@ -132,13 +133,28 @@ impl Iptables {
     /// Whether the older kind of iptables drops forwarded packets of a network, with nothing that
     /// accepts them.
     pub(super) async fn drops(&self, network: IpNet) -> Result<bool, CommandError> {
-        let legacy = run(&format!("{}-legacy-save", self.family.iptables()), &[], "").await;
-        let dump = match legacy {
-            Err(error) if error.is_missing() => self.dump().await?,
-            text => Dump::parse(&text?),
-        };
+        let dump = self.legacy_dump().await?;
         let filter = dump.table(Place::Forward.table());
         Ok(filter.is_some_and(|table| plan::drops_forwarded(table, network)))
+    }
+
+    /// Whether the older kind of iptables drops what comes to this host, and seems not to accept UDP
+    /// to `port`.
+    pub(super) async fn drops_input(&self, port: u16) -> Result<bool, CommandError> {
+        let dump = self.legacy_dump().await?;
+        let drops = |table: &dump::Table| {
+            let is_admitted = || table.all_rules().any(|rule| survey::admits(rule, port));
+            table.policy("INPUT") == Some("DROP") && !is_admitted()
+        };
+        Ok(dump.table(Place::Forward.table()).is_some_and(drops))
+    }
+
+    /// The rules of the older kind, if both are installed.
+    async fn legacy_dump(&self) -> Result<Dump, CommandError> {
+        match run(&format!("{}-legacy-save", self.family.iptables()), &[], "").await {
+            Err(error) if error.is_missing() => self.dump().await,
+            text => Ok(Dump::parse(&text?)),
+        }
     }
 
     async fn dump(&self) -> Result<Dump, CommandError> {

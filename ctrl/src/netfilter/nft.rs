@@ -183,13 +183,18 @@ pub(super) async fn chains() -> Result<Chains, CommandError> {
     Ok(Chains::parse(&run("nft", &["--json", "list", "chains"], "").await?))
 }
 
+/// A table as `nft` writes it.
+pub(super) async fn table(family: &str, table: &str) -> Result<String, CommandError> {
+    run("nft", &["--stateless", "list", "table", family, table], "").await
+}
+
 /// Whether any chain of a table accepts what comes from and what goes to a network.
 pub(super) async fn accepts(
     family: &str,
     table: &str,
     network: IpNet,
 ) -> Result<bool, CommandError> {
-    let text = run("nft", &["--stateless", "list", "table", family, table], "").await?;
+    let text = self::table(family, table).await?;
     let accepts = |side: &str| {
         let wanted = format!("{side} {network} ");
         text.lines().any(|line| line.contains(&wanted) && line.trim_end().ends_with("accept"))

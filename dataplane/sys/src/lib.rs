@@ -11,6 +11,7 @@
 //!   probed, so that callers do not branch on kernel versions.
 
 pub mod checksum;
+pub mod clock;
 pub mod frame;
 pub mod gather;
 pub mod limits;

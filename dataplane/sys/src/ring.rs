@@ -23,7 +23,7 @@ pub(crate) use self::completion::Lengths;
 use self::{completion::Kind, setup::fixed};
 pub use self::{
     completion::{Completion, Datagram, Errno},
-    setup::{SetupError, Without},
+    setup::{SetupError, Without, probe},
 };
 use crate::{frame::FramePool, gather::Gather, tun::Tun, udp::UdpSocket};
 

@@ -80,9 +80,14 @@ impl Chains {
         serde_json::from_str(text).unwrap_or_default()
     }
 
-    /// Chains that drop forwarded packets of a family that they do not accept, apart from those that
+    /// Chains at a hook that drop packets of a family that they do not accept, apart from those that
     /// lead into a chain `helped_by` of the same table.
-    pub(in crate::netfilter) fn dropping(&self, family: Family, helped_by: &str) -> Vec<&Chain> {
+    pub(in crate::netfilter) fn dropping(
+        &self,
+        family: Family,
+        hook: &str,
+        helped_by: &str,
+    ) -> Vec<&Chain> {
         let chains = || self.entries.iter().filter_map(|entry| entry.chain.as_ref());
         let is_helped = |chain: &Chain| {
             chains().any(|one| {
@@ -90,7 +95,7 @@ impl Chains {
             })
         };
         chains()
-            .filter(|chain| chain.hook.as_deref() == Some("forward"))
+            .filter(|chain| chain.hook.as_deref() == Some(hook))
             .filter(|chain| chain.policy.as_deref() == Some("drop"))
             .filter(|chain| chain.family == family.nft() || chain.family == "inet")
             .filter(|chain| !is_helped(chain))

@@ -105,6 +105,15 @@ pub(super) fn ring(files: &Files, pools: &Pools, without: Without) -> Result<IoU
     Ok(ring)
 }
 
+/// Tells whether a ring of ours could be made here, as far as that shows without files and memory: the
+/// first thing that is missing.
+///
+/// # Errors
+/// What [`super::Ring::new`] would say.
+pub fn probe() -> Result<(), SetupError> {
+    check_operations(&build()?, Without::default())
+}
+
 fn build() -> Result<IoUring, SetupError> {
     IoUring::builder()
         .setup_single_issuer()
