@@ -9,13 +9,16 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing::{error, info, warn};
 
 use crate::admin::client::{AskError, ask, decode};
 use crate::admin::{Question, show};
 use crate::daemon;
+use crate::doctor::{self, Examining};
 use crate::flags::{self, Flags, Mistake};
+use crate::generate;
+use crate::install_cni;
 use crate::logging;
 use crate::options::{ADMIN_SOCKET, Options, remarks, unused};
 use crate::plan;
@@ -87,6 +90,21 @@ enum Command {
     /// The key of a host whose traffic is sealed
     #[command(subcommand)]
     Keys(Keys),
+    /// Look for what keeps this host from working, or from working well; changes nothing
+    Doctor(Examining),
+    /// Put a network config for container runtimes in its place, at once
+    InstallCni {
+        /// The file to copy
+        source: PathBuf,
+        /// Where container runtimes read it, such as /etc/cni/net.d/10-flannel.conflist
+        target: PathBuf,
+    },
+    /// Write manual pages and shell completions into a directory
+    #[command(hide = true)]
+    Generate {
+        /// It is made if it is missing
+        directory: PathBuf,
+    },
     /// Remove what the daemon, or flanneld before it, has left in the kernel. Stop the daemon first
     Uninstall(Uninstalling),
 }
@@ -136,6 +154,9 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Trace(Tracing { source, destination, asking }) => {
             return trace::run(&asking.admin_socket, *source, *destination, asking.json);
         }
+        Command::Doctor(asked) => return doctor::run(asked),
+        Command::InstallCni { source, target } => return install_cni::run(source, target),
+        Command::Generate { directory } => return generate::run(Cli::command(), directory),
         Command::Uninstall(asking) => return uninstall::run(&asking.admin_socket),
     };
     match answer(question, asking) {
@@ -286,7 +307,6 @@ fn log_flags(flags: &Flags) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use std::os::unix::ffi::OsStringExt;
 
     #[test]

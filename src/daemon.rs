@@ -12,7 +12,7 @@ mod forwarding;
 mod health;
 mod kernel;
 mod metrics;
-mod owner;
+pub(crate) mod owner;
 mod patience;
 mod sealing;
 mod signals;

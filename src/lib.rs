@@ -4,7 +4,10 @@
 pub mod admin;
 pub mod cli;
 mod daemon;
+mod doctor;
 pub mod flags;
+mod generate;
+mod install_cni;
 pub mod logging;
 pub mod options;
 mod plan;

@@ -12,7 +12,7 @@ pub(super) fn of_device(name: &str) -> Option<String> {
 }
 
 /// Names the process that has a UDP socket bound to `address`, or to its port on every address.
-pub(super) fn of_udp_port(address: SocketAddr) -> Option<String> {
+pub(crate) fn of_udp_port(address: SocketAddr) -> Option<String> {
     of_udp_port_below(Path::new("/proc"), address)
 }
 
