@@ -33,6 +33,8 @@ pub(super) struct Facts {
     pub(super) destination_is: Owner,
     /// What the kernel does with the packet on this host.
     pub(super) answer: Answer,
+    /// Whether there is a way to the destination, whoever sends.
+    pub(super) is_reached: bool,
     /// The setting that lets this host forward such packets, if it is off.
     pub(super) forwarding_off: Option<&'static str>,
 }
@@ -71,6 +73,7 @@ pub(super) async fn gather(
         source_is,
         destination_is,
         answer,
+        is_reached: there.is_some(),
         forwarding_off: forwarding_off(destination),
     })
 }

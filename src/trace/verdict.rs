@@ -136,17 +136,17 @@ fn describe_route(route: &Routed) -> String {
 fn refusal(facts: &Facts, error: &io::Error) -> Dropped {
     let Facts { source, destination, .. } = facts;
     let found = match error.raw_os_error() {
-        Some(errno::CROSS_DEVICE) => dropped(
+        // Kernels from 6.13 on say only that the packet is not valid where it comes in.
+        Some(errno::CROSS_DEVICE | errno::INVALID) if facts.is_reached => dropped(
             "reverse_path",
             format!(
                 "The reverse-path filter finds that {source} should come in by another device: see \
                  rp_filter of the devices with `sysctl net.ipv4.conf`"
             ),
         ),
-        Some(errno::INVALID) => dropped(
-            "blackhole",
-            format!("A blackhole route covers {destination}, or {source} cannot come from there"),
-        ),
+        Some(errno::INVALID) => {
+            dropped("blackhole", format!("A blackhole route covers {destination}"))
+        }
         Some(errno::ACCESS) => dropped("prohibited", "A route prohibits it"),
         _ => dropped("no_way", format!("The kernel has no way to {destination}: {error}")),
     };
@@ -172,8 +172,11 @@ fn outbound(
     let path = path_for(peer, facts.destination);
     about_peer(peer, path, trace);
     let Some(route) = route else { return };
+    narrow(probed_mtu(peer, facts.destination), trace);
     let taken = path_of(route);
-    let is_plain = matches!(path, "host-gw" | "direct") && taken == "a plain route";
+    let is_plain = matches!(path, "host-gw" | "direct")
+        && taken == "a plain route"
+        && route.gateway.is_some_and(|gateway| is_host_of(peer, gateway));
     if taken != path && !is_plain {
         trace.remarks.push(format!(
             "weft takes {path} for this peer, but the kernel's route leads into {}, which is {taken}: \
@@ -192,6 +195,27 @@ fn outbound(
     }
 }
 
+/// Whether the peer has the address. In a family in which none is known, any may be.
+fn is_host_of(peer: &Peer, address: IpAddr) -> bool {
+    let known = || peer.addresses.iter().filter(|one| one.is_ipv4() == address.is_ipv4());
+    known().next().is_none() || known().any(|one| *one == address)
+}
+
+/// What probes found that the chosen path takes, where there are several.
+fn probed_mtu(peer: &Peer, destination: IpAddr) -> Option<u32> {
+    let is_for = |subnet: &str| subnet.parse::<IpNet>().is_ok_and(|net| net.contains(&destination));
+    let mut paths = peer.paths.iter().filter(|path| path.chosen);
+    let mtu = paths.find(|path| is_for(&path.subnet))?.mtu?;
+    u32::try_from(mtu).ok()
+}
+
+fn narrow(mtu: Option<u32>, trace: &mut Trace) {
+    if let Some(mtu) = mtu.filter(|mtu| trace.mtu.is_some_and(|all| *mtu < all)) {
+        trace.mtu = Some(mtu);
+        trace.remarks.push(format!("The way to the peer takes {mtu} bytes only"));
+    }
+}
+
 fn about_peer(peer: &Peer, path: &str, trace: &mut Trace) {
     trace.lease = Some(subnets(peer));
     trace.path = Some(path.to_owned());
@@ -200,10 +224,7 @@ fn about_peer(peer: &Peer, path: &str, trace: &mut Trace) {
 }
 
 fn by_engine(status: &Status, facts: &Facts, peer: &Peer, trace: &mut Trace) {
-    if let Some(mtu) = peer.path_mtu.map(u32::from) {
-        trace.mtu = trace.mtu.map(|all| all.min(mtu));
-        trace.remarks.push(format!("The way to the peer takes {mtu} bytes only"));
-    }
+    narrow(peer.path_mtu.map(u32::from), trace);
     if facts.destination.is_ipv6() && !peer.takes_ipv6 {
         trace.dropped = Some(DropReason::NoRouteInnerV6.into());
     }

@@ -29,14 +29,15 @@ fn start(world: &World) -> (Daemon<'_>, Daemon<'_>) {
 
 #[test]
 fn every_type_tells_the_way_of_a_packet() {
-    for (kind, device, device_v6) in [
-        ("udp", "flannel0", "flannel0"),
-        ("vxlan", "flannel.1", "flannel-v6.1"),
-        ("host-gw", "u1", "u1"),
+    let sealed = r#","Encryption":"wireguard""#;
+    for (kind, more, device, device_v6) in [
+        ("udp", "", "flannel0", "flannel0"),
+        ("udp", sealed, "flannel0", "flannel0"),
+        ("vxlan", "", "flannel.1", "flannel-v6.1"),
+        ("host-gw", "", "u1", "u1"),
     ] {
-        let Some(world) = World::new(Families::Both, &format!(r#"{{"Type":"{kind}"}}"#)) else {
-            return;
-        };
+        let backend = format!(r#"{{"Type":"{kind}"{more}}}"#);
+        let Some(world) = World::new(Families::Both, &backend) else { return };
         let (left, right) = start(&world);
         let (near, far) = (pods(&world.left, &left), pods(&world.right, &right));
         let lease = left.ask("status")["lease"].clone();
@@ -54,10 +55,8 @@ fn every_type_tells_the_way_of_a_packet() {
             assert_eq!((&told["path"], &told["dropped"]), (&kind.into(), &Value::Null), "{told}");
             let route = told["route"].as_str().unwrap();
             assert!(route.ends_with(&format!("dev {device}")), "{told}");
-            assert_eq!(
-                (&told["is_sealed"], &told["is_masqueraded"]),
-                (&false.into(), &false.into())
-            );
+            let expected = (&(!more.is_empty()).into(), &false.into());
+            assert_eq!((&told["is_sealed"], &told["is_masqueraded"]), expected, "{told}");
             assert_eq!(told["source_is"], "a pod of this host");
             let mtu = world.left.run(&["cat", &format!("/sys/class/net/{device}/mtu")]);
             assert_eq!(told["mtu"].to_string(), mtu.trim());
@@ -103,4 +102,21 @@ fn what_cannot_be_said_or_does_not_arrive_has_a_cause() {
     let (code, told, said) = trace(&world.left, "10.244.1.9", "10.244.78.1");
     let reason = told["dropped"]["reason"].clone();
     assert_eq!((code, reason), (Some(3), "blackhole".into()), "{told} {said}");
+}
+
+/// The peer's packets come in by another device than those to it leave by.
+#[test]
+fn what_a_reverse_path_filter_drops_is_named() {
+    let Some(world) = World::new(Families::V4, r#"{"Type":"host-gw"}"#) else { return };
+    let (left, _right) = start(&world);
+    assert_eq!(trace(&world.left, "10.244.2.9", "10.244.1.9").0, Some(0));
+    world.left.run(&["sysctl", "-qw", "net.ipv4.conf.u1.rp_filter=1"]);
+    assert_eq!(trace(&world.left, "10.244.2.9", "10.244.1.9").0, Some(0));
+    world.left.run(&["ip", "route", "replace", "10.244.2.0/24", "dev", "c1", "proto", "static"]);
+    let (code, told, said) = trace(&world.left, "10.244.2.9", "10.244.1.9");
+    let reason = told["dropped"]["reason"].clone();
+    assert_eq!((code, reason), (Some(3), "reverse_path".into()), "{told} {said} {}", left.log());
+    // And the way there is told to be somebody else's.
+    let (_, told, _) = trace(&world.left, "10.244.1.9", "10.244.2.9");
+    assert!(told["route"].as_str().unwrap().ends_with("dev c1"), "{told}");
 }

@@ -18,17 +18,21 @@ pub(crate) enum Families {
 impl Families {
     pub(crate) const ALL: [Self; 3] = [Self::V4, Self::V6, Self::Both];
 
-    pub(crate) fn v4(self) -> bool {
-        self != Self::V6
-    }
-
     pub(crate) fn v6(self) -> bool {
         self != Self::V4
     }
 
     /// The network config with this `Backend`.
     pub(crate) fn config(self, backend: &str) -> String {
-        let v4 = if self.v4() { r#""Network":"10.244.0.0/16""# } else { r#""EnableIPv4":false"# };
+        let v4 = match self {
+            Self::V4 => r#""Network":"10.244.0.0/16""#,
+            Self::V6 => r#""EnableIPv4":false"#,
+            // Subnets of both families are given out by chance. Those that hosts here have addresses
+            // of from the start, and that of the node made by hand, are left out.
+            Self::Both => {
+                r#""Network":"10.244.0.0/16","SubnetMin":"10.244.16.0","SubnetMax":"10.244.199.0""#
+            }
+        };
         let v6 = r#","EnableIPv6":true,"IPv6Network":"fd44::/48""#;
         format!("{{{v4}{},\"Backend\":{backend}}}", if self.v6() { v6 } else { "" })
     }

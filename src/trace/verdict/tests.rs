@@ -1,5 +1,5 @@
 use super::*;
-use crate::admin::{Lease, Network, OnDemand, PeerSealing, Sealing};
+use crate::admin::{Lease, Network, OnDemand, PeerPath, PeerSealing, Sealing};
 
 fn status() -> Status {
     Status {
@@ -46,8 +46,10 @@ fn of_peer(path: &str) -> Owner {
 
 fn route(prefix: &str, device: &str) -> Answer {
     let prefix = prefix.parse().unwrap();
-    let mtu = if device == "eth0" { 1500 } else { 1450 };
-    Answer::Routed(Routed { prefix, device: device.to_owned(), mtu, ..Routed::default() })
+    let is_plain = device == "eth0";
+    let mtu = if is_plain { 1500 } else { 1450 };
+    let gateway = "192.0.2.2".parse().ok().filter(|_| is_plain);
+    Answer::Routed(Routed { prefix, device: device.to_owned(), mtu, gateway, ..Routed::default() })
 }
 
 fn facts(source: (&str, Owner), destination: (&str, Owner), answer: Answer) -> Facts {
@@ -57,6 +59,7 @@ fn facts(source: (&str, Owner), destination: (&str, Owner), answer: Answer) -> F
         source_is: source.1,
         destination_is: destination.1,
         answer,
+        is_reached: true,
         forwarding_off: None,
     }
 }
@@ -92,6 +95,22 @@ fn a_packet_to_a_peer_takes_the_way_of_its_route() {
     let answer = route("10.244.0.0/16", "flannel0");
     let trace = judge(&status(), &facts(("10.244.1.7", Owner::Pod), destination, answer));
     assert_eq!(trace.mtu, Some(1280));
+    let mut probed = peer("host-gw");
+    probed.paths = vec![PeerPath {
+        path: "host-gw".into(),
+        subnet: "10.244.2.0/24".into(),
+        chosen: true,
+        problem: "nothing".into(),
+        mtu: Some(1400),
+        round_trip_us: None,
+        loss: None,
+    }];
+    let destination = ("10.244.2.7", Owner::Peer(Box::new(probed)));
+    let answer = route("10.244.2.0/24", "eth0");
+    let trace = judge(&status(), &facts(("10.244.1.7", Owner::Pod), destination, answer));
+    assert_eq!((trace.mtu, trace.remarks.len()), (Some(1400), 1));
+    let hijacked = judge(&status(), &to_peer("host-gw", route("10.244.2.0/24", "cni0")));
+    assert!(hijacked.remarks[0].contains("somebody else's route wins"), "{hijacked:?}");
     let other = judge(&status(), &to_peer("udp", route("10.244.2.0/24", "eth0")));
     assert!(other.remarks[0].contains("somebody else's route wins"), "{other:?}");
 }
@@ -126,13 +145,15 @@ fn what_does_not_arrive_has_a_reason() {
     );
     let inbound =
         |error| facts(("10.244.2.7", of_peer("vxlan")), ("10.244.1.7", Owner::Pod), error);
+    let nowhere = |error| Facts { is_reached: false, ..inbound(error) };
     let rows = [
         (judge(&status(), &to_nobody("flannel0")), Some("no_route")),
         (judge(&on_demand, &to_nobody("flannel.1")), Some("no_lease")),
         (judge(&status(), &to_nobody("eth0")), None),
         (judge(&status(), &v6), Some("no_route_inner_v6")),
         (judge(&status(), &inbound(refused(18))), Some("reverse_path")),
-        (judge(&status(), &inbound(refused(22))), Some("blackhole")),
+        (judge(&status(), &inbound(refused(22))), Some("reverse_path")),
+        (judge(&status(), &nowhere(refused(22))), Some("blackhole")),
         (judge(&status(), &inbound(refused(13))), Some("prohibited")),
         (judge(&status(), &inbound(refused(101))), Some("no_way")),
         (judge(&status(), &inbound(route("10.244.1.0/24", "cni0"))), None),
