@@ -71,7 +71,7 @@ fn chains_that_drop_are_found() {
         chain("ip", "filter", "USER", ""),
     ];
     let names = |chains: &Chains, family| -> Vec<String> {
-        let dropping = chains.dropping(family, "FLANNEL-FWD");
+        let dropping = chains.dropping(family, "forward", "FLANNEL-FWD");
         dropping.iter().map(|chain| format!("{} {}", chain.family, chain.table)).collect()
     };
     assert_eq!(names(&parse(&all), Family::V4), ["inet firewall", "ip filter"]);
