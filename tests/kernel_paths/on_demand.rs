@@ -156,43 +156,52 @@ fn of_two_thousand_peers_only_those_that_are_asked_for_cost_anything() {
     assert_eq!(counted(&left, "answered"), 3);
 }
 
-/// A container at the host's bridge, to which the VXLAN device belongs, too.
+/// A container at the host's bridge, to which the VXLAN devices belong, too.
 struct Container {
     namespace: String,
-    address: IpAddr,
+    /// IPv4, and IPv6.
+    addresses: [IpAddr; 2],
 }
 
 impl Container {
-    fn new(host: &Host, number: u8) -> Self {
+    fn new(host: &Host, daemon: &Daemon<'_>) -> Self {
         let namespace = format!("{}-container", host.namespace);
-        let bridge = format!("10.244.{number}.1/16");
-        let address = format!("10.244.{number}.5/16");
+        let lease = daemon.ask("status")["lease"].clone();
+        let first =
+            |family: &str| lease[family].as_str().unwrap().split_once('/').unwrap().0.to_owned();
+        let v4 = first("subnet").strip_suffix('0').unwrap().to_owned();
+        let v6 = first("ipv6_subnet");
         assert!(Command::new("ip").args(["netns", "add", &namespace]).status().unwrap().success());
+        let peer = ["type", "veth", "peer", "eth0", "netns", &namespace];
+        let own = host.underlay().replace('u', "02:00:00:00:00:0");
         for words in [
             &["address", "flush", "dev", "c1"][..],
-            &["link", "add", "br0", "type", "bridge"],
+            // It would take that of one device, and be mistaken for it behind the other one.
+            &["link", "add", "br0", "address", &own, "type", "bridge"],
             &["link", "set", "flannel.1", "master", "br0"],
-            &["address", "add", &bridge, "dev", "br0"],
+            &["link", "set", "flannel-v6.1", "master", "br0"],
+            &["address", "add", &format!("{v4}1/16"), "dev", "br0"],
+            &["address", "add", &format!("{v6}1/48"), "dev", "br0", "nodad"],
             &["link", "set", "br0", "up"],
-            &[
-                "link", "add", "v0", "master", "br0", "type", "veth", "peer", "eth0", "netns",
-                &namespace,
-            ],
+            &[&["link", "add", "v0", "master", "br0"][..], &peer].concat(),
             &["link", "set", "v0", "up"],
-            &["-n", &namespace, "address", "add", &address, "dev", "eth0"],
+            &["-n", &namespace, "address", "add", &format!("{v4}5/16"), "dev", "eth0"],
+            &["-n", &namespace, "address", "add", &format!("{v6}5/48"), "dev", "eth0", "nodad"],
             &["-n", &namespace, "link", "set", "eth0", "up"],
         ] {
             host.run(&[&["ip"], words].concat());
         }
-        host.run(&["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
-        Self { namespace, address: [10, 244, number, 5].into() }
+        for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
+            host.run(&["sysctl", "-qw", setting]);
+        }
+        let address = |first: &str| format!("{first}5").parse().unwrap();
+        Self { namespace, addresses: [address(&v4), address(&v6)] }
     }
 
-    fn reaches(&self, other: &Self) -> bool {
-        let words = ["-n", "-c", "1", "-W", "5", &other.address.to_string()].map(str::to_owned);
+    fn reaches(&self, address: IpAddr) -> bool {
+        let words = ["netns", "exec", &self.namespace, "ping", "-n", "-c", "1", "-W", "5"];
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace, "ping"]).args(words);
-        command.output().unwrap().status.success()
+        command.args(words).arg(address.to_string()).output().unwrap().status.success()
     }
 }
 
@@ -205,31 +214,46 @@ impl Drop for Container {
 /// The old form, in which all containers are in one layer 2.
 #[test]
 fn containers_at_a_bridge_with_the_device_find_each_other() {
-    let Some(world) = World::new(Families::V4, ON_DEMAND) else { return };
+    let Some(world) = World::new(Families::Both, ON_DEMAND) else { return };
     let (mut left, mut right) = world.start();
-    let (near, far) = (Container::new(&world.left, 1), Container::new(&world.right, 2));
+    let (near, far) = (Container::new(&world.left, &left), Container::new(&world.right, &right));
     for (host, daemon) in [(&world.left, &mut left), (&world.right, &mut right)] {
         daemon.wait_until("left to the bridge", |_| {
-            routes(host, "-4", "10.244.0.0/16").iter().all(|line| line.contains("dev br0"))
+            let of_network = [("-4", "10.244.0.0/16"), ("-6", "fd44::/48")];
+            let mut lines =
+                of_network.into_iter().flat_map(|(family, net)| routes(host, family, net));
+            lines.all(|line| line.contains("dev br0"))
         });
     }
-    left.wait_until("reached", |_| near.reaches(&far));
-    assert!(far.reaches(&near) && near.reaches(&far));
-    let mac = mac(&world.right, "flannel.1");
-    let there = neighbours(&world.left, "flannel.1");
-    assert!(there.contains(&format!("10.244.2.5 lladdr {mac}")), "{there:?}");
-    assert_eq!(entries(&world.left, "flannel.1"), [format!("{mac} dst 10.168.0.3")]);
+    for (address, device, host) in [
+        (far.addresses[0], "flannel.1", "10.168.0.3"),
+        (far.addresses[1], "flannel-v6.1", "fd10:168::3"),
+    ] {
+        left.wait_until("reached", |_| near.reaches(address));
+        let mac = mac(&world.right, device);
+        let there = neighbours(&world.left, device);
+        assert!(there.contains(&format!("{address} lladdr {mac}")), "{there:?}");
+        assert_eq!(entries(&world.left, device), [format!("{mac} dst {host}")]);
+    }
+    for address in near.addresses {
+        // The first packet may be lost in this form.
+        right.wait_until("reached from the other side", |_| far.reaches(address));
+    }
     assert_eq!(left.ask("status")["problems"], Value::Array(Vec::new()));
+    forget_an_entry(&world, &mut left, &near, far.addresses[0]);
+}
 
-    // The container remembers the hardware address longer than the device is told where that is.
+/// The container remembers the hardware address longer than the device is told where that is.
+fn forget_an_entry(world: &World, left: &mut Daemon<'_>, near: &Container, far: IpAddr) {
     let set_ageing = |seconds: &str| {
         world.left.run(&["ip", "link", "set", "flannel.1", "type", "vxlan", "ageing", seconds]);
     };
     set_ageing("1");
     left.wait_until("unused", |_| entries(&world.left, "flannel.1").is_empty());
     set_ageing("300");
-    let remember = ["neigh", "replace", "10.244.2.5", "lladdr", &mac, "dev", "eth0"];
+    let (mac, far_text) = (mac(&world.right, "flannel.1"), far.to_string());
+    let remember = ["neigh", "replace", &far_text, "lladdr", &mac, "dev", "eth0"];
     world.left.run(&[&["ip", "-n", &near.namespace][..], &remember].concat());
-    left.wait_until("reached again", |_| near.reaches(&far));
+    left.wait_until("reached again", |_| near.reaches(far));
     assert_eq!(entries(&world.left, "flannel.1"), [format!("{mac} dst 10.168.0.3")]);
 }

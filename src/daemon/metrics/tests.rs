@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_ctrl::status::LeaseStatus;
+use weft_ctrl::status::{LeaseStatus, OnDemandStatus};
 use weft_forward::counters::Counters;
 use weft_forward::drops::DropReason;
 
@@ -25,6 +25,8 @@ fn scrape(counted: weft_forward::counters::Snapshot) -> Scrape {
     });
     control.lease = Some(lease());
     control.rejections.insert("value", 4);
+    let counts = weft_ctrl::desired::demand::Counts { answered: 7, unknown: 8, refused: 9 };
+    control.on_demand = Some(OnDemandStatus { addresses: 6, counts });
     for milliseconds in [1, 30, 70, 2000] {
         control.delays.add(Duration::from_millis(milliseconds));
     }
