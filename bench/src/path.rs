@@ -21,7 +21,7 @@ use crate::lab::{
 };
 
 /// The `Backend` of sealed traffic, and of those that the kernel carries.
-const SEALED: &str = r#"{"Type":"udp","Encryption":"wireguard"}"#;
+pub(crate) const SEALED: &str = r#"{"Type":"udp","Encryption":"wireguard"}"#;
 const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
 const VXLAN: &str = r#"{"Type":"vxlan"}"#;
 

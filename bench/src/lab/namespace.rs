@@ -1,7 +1,7 @@
 //! One network namespace with a name, and programs run inside it.
 
 use std::fs::File;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -124,12 +124,17 @@ impl Namespace {
 
     /// Opens a UDP socket inside, at any free port. It stays inside, whoever uses it.
     pub fn udp_socket(&self, address: IpAddr) -> Result<UdpSocket> {
+        self.udp_socket_at((address, 0).into())
+    }
+
+    /// The same at a port of the caller's choice.
+    pub fn udp_socket_at(&self, address: SocketAddr) -> Result<UdpSocket> {
         let inside = File::open(format!("/run/netns/{}", self.name));
         let inside = inside.context("Cannot open a namespace")?;
         let open = || {
             move_into_link_name_space(inside.as_fd(), Some(LinkNameSpaceType::Network))
                 .context("Cannot enter a namespace")?;
-            UdpSocket::bind((address, 0)).with_context(|| format!("Cannot bind {address}"))
+            UdpSocket::bind(address).with_context(|| format!("Cannot bind {address}"))
         };
         // Being inside is a property of a thread, so this one must not be used for anything else.
         std::thread::scope(|scope| scope.spawn(open).join())
