@@ -219,8 +219,13 @@ pub struct Engine {
 /// How traffic is sealed. Numbers count from the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sealing {
-    /// `require`: nothing is sent or taken that is not sealed.
+    /// `require`: nothing is sent or taken that is not sealed. `offer`: hosts without a key are talked
+    /// with all the same.
     pub mode: String,
+    /// Hosts without a key, traffic with which is not sealed. Those have no session in the list of
+    /// peers.
+    #[serde(default)]
+    pub plain_peers: usize,
     /// This host's public key.
     pub key: Option<String>,
     /// Sessions that may receive.

@@ -24,7 +24,7 @@ use etcd_client::{Client, Txn, TxnOp};
 use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use weft_ctrl::controller::{
-    DEVICE_NAME, OnLeaseLoss, Options, Rebinding, SealedPeer, TableSink, begin,
+    DEVICE_NAME, OnLeaseLoss, Options, PeerKeys, Rebinding, TableSink, begin,
 };
 use weft_ctrl::interface::InterfaceOptions;
 use weft_ctrl::netfilter;
@@ -117,7 +117,7 @@ impl TableSink for Sink {
         seen.table = Some(table);
     }
 
-    fn seal(&mut self, _: Vec<SealedPeer>) {}
+    fn seal(&mut self, _: PeerKeys) {}
 
     fn rebind(&mut self, _: Vec<SocketAddr>) -> Rebinding {
         Box::pin(std::future::ready(Ok(())))

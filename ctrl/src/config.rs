@@ -21,7 +21,8 @@ use crate::json::{self, Fields, Object, Value};
 use crate::lease::Leaf;
 
 pub use backend::{
-    Backend, PORT_DEFAULT, SOURCE_PORTS_MAX, Sealing, UdpBackend, VXLAN_PORT_DEFAULT, VxlanBackend,
+    Backend, PORT_DEFAULT, SOURCE_PORTS_MAX, Sealing, SealingMode, UdpBackend, VXLAN_PORT_DEFAULT,
+    VxlanBackend,
 };
 pub use paths::PathKind;
 pub use range::SubnetRange;

@@ -71,9 +71,9 @@ pub trait TableSink {
     /// epochs that grow.
     fn publish(&mut self, table: Arc<Table>);
 
-    /// These are the peers that traffic is sealed to and taken from, and no others; the next table has
-    /// them. Called only where the config seals.
-    fn seal(&mut self, peers: Vec<SealedPeer>);
+    /// These peers have keys, those have none, and there are no others; the next table has them. Called
+    /// only where the config seals.
+    fn seal(&mut self, peers: PeerKeys);
 
     /// Packets are to be sent from and received at these addresses instead of those before. Where that
     /// cannot be, those before stay, and a sentence says why.
@@ -84,6 +84,24 @@ pub trait TableSink {
     fn works(&self) -> watch::Receiver<bool> {
         watch::channel(true).1
     }
+}
+
+/// Who has a key, and who has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerKeys {
+    /// Traffic to and from these is sealed.
+    pub with: Vec<SealedPeer>,
+    /// Traffic to and from these is not. Nobody is here where a key is required.
+    pub without: Vec<KeylessPeer>,
+}
+
+/// A peer that has no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeylessPeer {
+    /// Its slot in the table.
+    pub slot: u16,
+    /// Tells it from others that had the slot before, and from itself with a key.
+    pub generation: u32,
 }
 
 /// A peer that traffic is sealed to.
@@ -217,7 +235,8 @@ pub enum RunError {
     DeviceGone(#[from] DeviceGone),
 }
 
-/// The config is known and the interface chosen. Nothing of the host was changed yet.
+/// The config is known and the interface chosen. Nothing of the host was changed yet, but that packets
+/// past the tunnel are kept out where traffic has to be sealed.
 #[derive(Debug)]
 pub struct Begun {
     options: Options,
@@ -269,6 +288,10 @@ pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, Star
         key: None,
     };
     begun.check_obstacles().await?;
+    if begun.config.backend.requires_seal() {
+        let networks: Vec<IpNet> = begun.config.networks().collect();
+        wall::raise(&networks).await?;
+    }
     info!(
         interface = begun.interface.name,
         addresses = ?begun.bind_addresses(),
@@ -452,7 +475,7 @@ impl Acquired {
         if self.begun.config.backend.paths().len() == 1 {
             way::clear(&self.begun.config).await;
         }
-        if self.begun.config.backend.sealing().is_some() {
+        if self.begun.config.backend.requires_seal() {
             wall::establish(&wanted_rules(&self.begun.config, &self.lease.leaf)).await?;
         }
         let desired = self.begun.desired_device(name, Some(&self.lease.leaf));
@@ -493,7 +516,7 @@ fn wanted_rules(config: &NetworkConfig, own: &Leaf) -> netfilter::Wanted {
     netfilter::Wanted {
         overlays: subnets.filter_map(overlay).collect(),
         nftables: config.nftables,
-        sealed: config.backend.sealing().is_some(),
+        sealed: config.backend.requires_seal(),
     }
 }
 

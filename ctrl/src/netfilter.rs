@@ -69,7 +69,7 @@ pub struct Wanted {
     pub overlays: Vec<Overlay>,
     /// `EnableNFTables`: nft's own tables instead of the chains of iptables.
     pub nftables: bool,
-    /// `Encryption`: nothing of the network may pass but through the tunnel.
+    /// `Encryption` is required: nothing of the network may pass but through the tunnel.
     pub sealed: bool,
 }
 

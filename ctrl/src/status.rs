@@ -82,6 +82,9 @@ pub struct Status {
     pub masquerade_fully_random: Option<bool>,
     /// How often netfilter rules had to be put back.
     pub rule_repairs: u64,
+    /// Packets that came past the tunnel and were dropped, at the last look; `None` where they are let
+    /// in.
+    pub wall_drops: Option<u64>,
     /// Objects of others that are in the way and stay.
     pub foreign: Vec<String>,
     #[serde(skip)]
@@ -366,12 +369,17 @@ pub(crate) enum Concern {
     Peers,
     /// Netfilter rules, ours or those of others that make ours useless.
     Rules,
+    /// Sealing is offered, and some have no key.
+    Unsealed,
 }
 
 impl Concern {
     /// A node with this problem must not be given work.
     fn blocks(self) -> bool {
-        !matches!(self, Self::LeaseSource | Self::Renewal | Self::Peers | Self::Rules)
+        !matches!(
+            self,
+            Self::LeaseSource | Self::Renewal | Self::Peers | Self::Rules | Self::Unsealed
+        )
     }
 }
 
@@ -443,6 +451,11 @@ impl Status {
 
     pub(crate) fn clear(&mut self, concern: Concern) {
         self.concerns.remove(&concern);
+    }
+
+    /// What is wrong with a part.
+    pub(crate) fn concern(&self, concern: Concern) -> Option<&String> {
+        self.concerns.get(&concern)
     }
 
     /// Raises or clears a problem that has several parts.

@@ -26,8 +26,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use weft_ctrl::controller::{
-    Acquired, Begun, DEVICE_NAME, OnLeaseLoss, Options, Rebinding, RunError, SealedPeer,
-    StartError, TableSink, begin,
+    Acquired, Begun, DEVICE_NAME, OnLeaseLoss, Options, PeerKeys, Rebinding, RunError, StartError,
+    TableSink, begin,
 };
 use weft_ctrl::interface::InterfaceOptions;
 use weft_ctrl::netfilter;
@@ -61,7 +61,7 @@ const NETFILTER: netfilter::Options = netfilter::Options {
 struct Tables(
     Rc<RefCell<Vec<Arc<Table>>>>,
     Rc<RefCell<Vec<Vec<SocketAddr>>>>,
-    Rc<RefCell<Vec<Vec<SealedPeer>>>>,
+    Rc<RefCell<Vec<PeerKeys>>>,
 );
 
 impl TableSink for Tables {
@@ -69,7 +69,7 @@ impl TableSink for Tables {
         self.0.borrow_mut().push(table);
     }
 
-    fn seal(&mut self, peers: Vec<SealedPeer>) {
+    fn seal(&mut self, peers: PeerKeys) {
         self.2.borrow_mut().push(peers);
     }
 

@@ -13,12 +13,13 @@ use weft_sys::{
 use crate::{
     engine::{Core, Engine, Io},
     epoll::Epoll,
-    framer::{Framer, Plain, Sealed},
+    framer::{Framer, Offered, Plain, Sealed},
     inbound::Inbound,
     memory::{self, GATHERS, TRAIN_ARENA, TRAIN_ARENA_SEALED, TRAINS},
     outbound::Outbound,
     peers::Peers,
     progress::Progress,
+    sealing::Mode,
     shared::{IcmpLimits, Shared},
     uring::Uring,
     worker::{EngineWish, Parts, StartError, WorkerOptions},
@@ -62,10 +63,16 @@ impl<F: Framer, I: Io> Turns for Engine<F, I> {
 pub(crate) fn choose(options: WorkerOptions, parts: Parts) -> Result<(Choice, Made), StartError> {
     match options.sealing.clone() {
         None => choose_for(options, parts, || Plain, TRAIN_ARENA),
-        Some(sealing) => {
-            let framer = || Sealed::new(Arc::clone(&sealing));
-            choose_for(options, parts, framer, TRAIN_ARENA_SEALED)
-        }
+        Some(sealing) => match sealing.mode() {
+            Mode::Require => {
+                let framer = || Sealed::new(Arc::clone(&sealing));
+                choose_for(options, parts, framer, TRAIN_ARENA_SEALED)
+            }
+            Mode::Offer => {
+                let framer = || Offered::new(Arc::clone(&sealing));
+                choose_for(options, parts, framer, TRAIN_ARENA_SEALED)
+            }
+        },
     }
 }
 

@@ -1,5 +1,6 @@
 //! How inner packets are put into datagrams and taken out again.
 
+mod offered;
 mod plain;
 mod sealed;
 #[cfg(test)]
@@ -10,6 +11,7 @@ use std::{net::SocketAddr, ops::Range};
 use weft_forward::{checksum::Sum, drops::DropReason, segment::Plan};
 use weft_sys::{frame::Frame, gather::Gather, ring::Datagram};
 
+pub(crate) use offered::Offered;
 pub(crate) use plain::Plain;
 pub(crate) use sealed::Sealed;
 
@@ -75,14 +77,28 @@ pub(crate) struct Unframed {
     pub origin: Origin,
 }
 
+/// How the sender of a packet is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Senders {
+    /// By the outer source of the datagram.
+    Address,
+    /// From the datagram itself, so that its outer source does not matter.
+    Key,
+    /// By its key, or by the outer source if it has none.
+    KeyOrAddress,
+}
+
 /// The datagram format of a worker's peers. Each direction has one of its own.
 pub(crate) trait Framer {
-    /// Whether the sender of a packet is known from the datagram itself, so that its outer source does
-    /// not matter.
-    const PROVES_SENDERS: bool;
+    /// How the sender of a packet is known.
+    const SENDERS: Senders;
 
-    /// Bytes that a datagram is longer than the inner packet that it was made for, at least.
-    fn overhead(&self) -> usize;
+    /// Bytes that a datagram to this peer is longer than the inner packet that it was made for, at
+    /// least.
+    fn overhead(&self, peer: PeerName) -> usize;
+
+    /// Whether datagrams to and from this peer are in flannel's format.
+    fn is_plain(&self, peer: PeerName) -> bool;
 
     /// A turn begins.
     fn begin_turn(&mut self) {}

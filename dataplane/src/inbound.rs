@@ -23,7 +23,7 @@ use weft_sys::{
 };
 
 use crate::{
-    framer::{COPY_MAX, Framer, Origin},
+    framer::{COPY_MAX, Framer, Origin, Senders},
     memory::UDP_FRAMES,
     sealing::PeerName,
     shared::Shared,
@@ -134,7 +134,9 @@ impl<F: Framer> Inbound<F> {
             counters.inbound.bytes_in.add(bytes.len() as u64);
             let refusal = match sender {
                 _ if datagram.truncated => Some(DropReason::Truncated),
-                Sender::Unknown if !F::PROVES_SENDERS => Some(DropReason::UnknownSender),
+                Sender::Unknown if F::SENDERS == Senders::Address => {
+                    Some(DropReason::UnknownSender)
+                }
                 _ if bytes.is_empty() => Some(DropReason::TooShort),
                 _ => None,
             };
@@ -172,12 +174,13 @@ impl<F: Framer> Inbound<F> {
         let payload = &self.waiting[usize::from(place.datagram)].payload;
         let bytes = &payload.bytes()[place.offset as usize..end];
         let Some(unframed) = self.framer.unframe(number, bytes)? else { return Ok(()) };
+        let is_plain = F::SENDERS == Senders::KeyOrAddress && unframed.origin == Origin::Outer;
         let proved;
         let sender = match unframed.origin {
             Origin::Outer => sender,
             Origin::Peer(PeerName { slot, generation }) => {
                 let peer = table.peer_in(slot, generation).ok_or(DropReason::UnknownSender)?;
-                proved = Sender::Peer(peer);
+                proved = Sender::Proved(peer);
                 &proved
             }
         };
@@ -190,6 +193,10 @@ impl<F: Framer> Inbound<F> {
         let source: IpAddr = packet::source(packet, &layout);
         let destination: IpAddr = packet::destination(packet, &layout);
         table.check_inbound(sender, source, destination)?;
+        if is_plain {
+            check_plain(&self.framer, table, sender, source)?;
+            shared.counters.inbound.plain_segments.add(1);
+        }
         let mut writer = Writer { waiting: &self.waiting, shared };
         self.coalescer.push(packet, &layout, place, Place::at, &mut writer);
         Ok(())
@@ -208,6 +215,31 @@ impl<F: Framer> Inbound<F> {
             shared.drop_inbound(DropReason::Stopped, left);
         }
     }
+}
+
+/// Whether a packet that is not sealed may come from `sender`, as far as its outer source tells: neither
+/// it nor the peer that `source` belongs to may have a key.
+///
+/// # Errors
+/// [`DropReason::NotSealed`].
+fn check_plain(
+    framer: &impl Framer,
+    table: &Table,
+    sender: &Sender<'_>,
+    source: IpAddr,
+) -> Result<(), DropReason> {
+    let owner = table.route_for(source);
+    let owner = owner.map(|route| PeerName { slot: route.slot, generation: route.generation });
+    let sender = match sender {
+        Sender::Peer(peer) | Sender::Proved(peer) => {
+            Some(PeerName { slot: peer.slot, generation: peer.generation })
+        }
+        Sender::Allowed | Sender::Unknown => None,
+    };
+    let mut named = sender.iter().chain(&owner).peekable();
+    // Of a packet that names nobody it cannot be said whether its sender has a key.
+    let is_fine = named.peek().is_some() && named.all(|peer| framer.is_plain(*peer));
+    if is_fine { Ok(()) } else { Err(DropReason::NotSealed) }
 }
 
 /// Learns what became of a write.

@@ -27,6 +27,15 @@ pub type Cipher = Ring;
 /// without a session at most the device's MTU.
 const NEWS: usize = 1024;
 
+/// Whether peers without a key are talked with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// No: nothing is sent or taken that is not sealed.
+    Require,
+    /// Yes, in flannel's format. Who has a key is sealed to, and nothing else is taken from it.
+    Offer,
+}
+
 /// A peer among those that had its slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerName {
@@ -109,6 +118,9 @@ pub struct Sealing<A> {
     /// By slot.
     outgoing: Box<[ArcSwapOption<Outgoing<A>>]>,
     receiving: ArcSwap<Receiving<A>>,
+    /// The generations of the peers without a key, by slot; 0 stands for nobody. `None` where a key is
+    /// required.
+    plain: Option<ArcSwap<Vec<u32>>>,
     news: Sender<News>,
     /// Times of sessions count from here.
     start: Instant,
@@ -117,11 +129,46 @@ pub struct Sealing<A> {
 impl<A: Aead> Sealing<A> {
     /// Without any session, and what workers have to say.
     #[must_use]
-    pub fn new() -> (Arc<Self>, Receiver<News>) {
+    pub fn new(mode: Mode) -> (Arc<Self>, Receiver<News>) {
         let (news, receiver) = bounded(NEWS);
+        let plain = (mode == Mode::Offer).then(ArcSwap::default);
         let outgoing = (0..PEERS_MAX).map(|_| ArcSwapOption::empty()).collect();
         let receiving = ArcSwap::from_pointee(HashMap::new());
-        (Arc::new(Self { outgoing, receiving, news, start: Instant::now() }), receiver)
+        (Arc::new(Self { outgoing, receiving, plain, news, start: Instant::now() }), receiver)
+    }
+
+    /// Whether peers without a key are talked with.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        if self.plain.is_some() { Mode::Offer } else { Mode::Require }
+    }
+
+    /// These peers have no key, and all others have one. Does nothing where a key is required.
+    pub fn set_plain(&self, peers: &[PeerName]) {
+        let Some(plain) = &self.plain else { return };
+        let slots = peers.iter().map(|peer| usize::from(peer.slot) + 1).max().unwrap_or(0);
+        let mut generations = vec![0; slots];
+        for peer in peers {
+            generations[usize::from(peer.slot)] = peer.generation;
+        }
+        plain.store(Arc::new(generations));
+    }
+
+    /// How many peers have no key.
+    #[must_use]
+    pub fn plain_peers(&self) -> usize {
+        let count =
+            |plain: &ArcSwap<Vec<u32>>| plain.load().iter().filter(|one| **one != 0).count();
+        self.plain.as_ref().map_or(0, count)
+    }
+
+    /// Whether the peer is known to have no key. Of one that has got a key since, the earlier
+    /// generation is nobody, so that nothing is said to it in clear any more.
+    #[inline]
+    pub(crate) fn is_plain(&self, peer: PeerName) -> bool {
+        let Some(plain) = &self.plain else { return false };
+        let generation = plain.load().get(usize::from(peer.slot)).copied();
+        peer.generation != 0 && generation == Some(peer.generation)
     }
 
     /// The time that sessions go by.

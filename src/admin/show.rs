@@ -69,6 +69,9 @@ fn sealing_rows(sealing: &Sealing) -> Vec<(String, String)> {
     let made =
         format!("{sessions}, {handshakes} handshakes, {given_up} given up, {refused} refused");
     let mut rows = vec![("sealing".to_owned(), mode.clone()), ("  sessions".to_owned(), made)];
+    if sealing.plain_peers > 0 {
+        rows.push(("  hosts without a key".to_owned(), sealing.plain_peers.to_string()));
+    }
     rows.extend(key.iter().map(|key| ("  public key".to_owned(), key.clone())));
     rows.extend(named("  refused ", &sealing.rejected));
     rows

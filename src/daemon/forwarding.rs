@@ -9,9 +9,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tracing::{debug, error, warn};
-use weft_ctrl::controller::{Rebinding, SealedPeer, TableSink};
+use weft_ctrl::controller::{PeerKeys, Rebinding, TableSink};
 use weft_ctrl::key::PublicKey;
-use weft_dataplane::handshakes::Report;
 use weft_dataplane::progress::Watch;
 use weft_dataplane::sealing::{Cipher, Sealing};
 use weft_dataplane::{EngineWish, Event, Habits, NotTold, Worker, WorkerInfo, WorkerOptions};
@@ -24,7 +23,7 @@ use weft_sys::udp::UdpSocket;
 
 use super::device;
 use super::events::WorkerId;
-use super::sealing::{self, Beginnings, KeyError, Keys, Sealer};
+use super::sealing::{self, Beginnings, KeyError, Keys, Sealer, Standing};
 use super::workers::{Crew, WorkerSockets};
 use crate::options::Without;
 
@@ -410,9 +409,9 @@ impl Forwarding {
         Ok(())
     }
 
-    /// How handshakes go, if traffic is sealed.
-    pub(super) fn sealing(&self) -> Option<Arc<Report>> {
-        self.control().sealer.as_ref().map(Sealer::report)
+    /// How sealing goes, if traffic is sealed.
+    pub(super) fn sealing(&self) -> Option<Standing> {
+        self.control().sealer.as_ref().map(Sealer::standing)
     }
 
     /// Takes another key. `None` if traffic is not sealed. Blocks.
@@ -420,8 +419,8 @@ impl Forwarding {
         self.control().sealer.as_ref().map(Sealer::rotate)
     }
 
-    /// These are the peers that traffic is sealed to.
-    fn seal(&self, peers: &[SealedPeer]) {
+    /// These peers have keys, and those have none.
+    fn seal(&self, peers: &PeerKeys) {
         if let Some(sealer) = &self.control().sealer {
             sealer.set_peers(peers);
         }
@@ -499,7 +498,7 @@ impl TableSink for Tables {
         }
     }
 
-    fn seal(&mut self, peers: Vec<SealedPeer>) {
+    fn seal(&mut self, peers: PeerKeys) {
         self.forwarding.seal(&peers);
     }
 

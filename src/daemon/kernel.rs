@@ -8,19 +8,25 @@ use weft_forward::counters::Snapshot;
 
 use crate::admin::{Drop, Drops};
 
+/// The name of what is dropped because it came past the tunnel.
+pub(super) const WALL: &str = "past_the_tunnel";
+
 /// Losses just outside of our hands: in the device, and in the sockets' receive queues.
-pub(super) fn losses(snapshot: &Snapshot) -> Vec<Drop> {
+/// `wall_drops` are those of the rules that keep unsealed packets out.
+pub(super) fn losses(snapshot: &Snapshot, wall_drops: Option<u64>) -> Vec<Drop> {
     let texts = [
         "The device dropped packets on their way to us: its queue was full.",
         "The kernel dropped packets that we had written into the device.",
         "The kernel dropped datagrams for us: the socket's receive buffer was full.",
     ];
+    let wall = "Packets of the network came by another way than sealed through the tunnel.";
     let [sent, received, overflow] = loss_counts(snapshot);
     let with_text = |(name, count): (_, _), text| (name, count, text);
     without_zeros([
         with_text(sent, texts[0]),
         with_text(received, texts[1]),
         with_text(overflow, texts[2]),
+        (WALL, wall_drops.unwrap_or(0), wall),
     ])
 }
 

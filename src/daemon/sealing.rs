@@ -12,11 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use crossbeam_channel::Receiver;
 use tracing::info;
-use weft_ctrl::config::Sealing as SealingConfig;
+use weft_ctrl::config::{Sealing as SealingConfig, SealingMode};
 use weft_ctrl::controller;
 use weft_ctrl::key;
 use weft_dataplane::handshakes::{self, Handshakes, HandshakesOptions, Report, SealedPeer};
-use weft_dataplane::sealing::{Cipher, News, PeerName, Sealing};
+use weft_dataplane::sealing::{Cipher, Mode, News, PeerName, Sealing};
 use weft_seal::keys::{PrivateKey, PublicKey, Secret};
 use weft_sys::udp::UdpSocket;
 
@@ -27,6 +27,7 @@ pub(super) use key_file::KeyError;
 pub(super) struct Keys {
     private: PrivateKey,
     preshared: Secret,
+    mode: Mode,
     directory: PathBuf,
 }
 
@@ -44,7 +45,12 @@ impl Keys {
     pub(super) fn load(config: &SealingConfig, directory: &Path) -> Result<Self, KeyError> {
         let private = key_file::load_or_create(directory)?;
         let preshared = config.preshared.as_ref().map(|key| Secret::new(*key.bytes()));
-        Ok(Self { private, preshared: preshared.unwrap_or_default(), directory: directory.into() })
+        let preshared = preshared.unwrap_or_default();
+        let mode = match config.mode {
+            SealingMode::Require => Mode::Require,
+            SealingMode::Offer => Mode::Offer,
+        };
+        Ok(Self { private, preshared, mode, directory: directory.into() })
     }
 
     /// What others seal with.
@@ -56,7 +62,7 @@ impl Keys {
 impl Beginnings {
     /// With what the workers get.
     pub(super) fn new(keys: Keys, workers: u16, inner_mtu: u16) -> (Self, Arc<Sealing<Cipher>>) {
-        let (sealing, news) = Sealing::new();
+        let (sealing, news) = Sealing::new(keys.mode);
         let workers = u8::try_from(workers).expect("there are at most 64 workers");
         (Self { keys, workers, inner_mtu, news }, sealing)
     }
@@ -68,9 +74,14 @@ impl Beginnings {
         socket: std::net::UdpSocket,
         died: impl FnOnce(String) + Send + 'static,
     ) -> Result<Sealer> {
-        let Keys { private, preshared, directory } = self.keys;
+        let Keys { private, preshared, mode, directory } = self.keys;
         let place = directory.clone();
-        info!(key = %told(private.public()), "traffic is sealed, and nothing else is taken");
+        let key = told(private.public());
+        match mode {
+            Mode::Require => info!(%key, "traffic is sealed, and nothing else is taken"),
+            Mode::Offer => info!(%key, "traffic is sealed with hosts that have a key"),
+        }
+        let shared = Arc::clone(&sealing);
         let options = HandshakesOptions {
             private,
             preshared,
@@ -84,21 +95,36 @@ impl Beginnings {
         };
         let handshakes = handshakes::spawn(options, died);
         let handshakes = handshakes.context("could not start the thread of handshakes")?;
-        Ok(Sealer { handshakes, directory: place })
+        Ok(Sealer { handshakes, sealing: shared, directory: place })
     }
+}
+
+/// How sealing goes at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    /// What becomes of traffic with peers that have no key.
+    pub(super) mode: Mode,
+    /// How many those are.
+    pub(super) plain_peers: usize,
+    /// How handshakes go.
+    pub(super) report: Arc<Report>,
 }
 
 /// The thread that makes sessions, and the place of the key it has.
 #[derive(Debug)]
 pub(super) struct Sealer {
     handshakes: Handshakes,
+    sealing: Arc<Sealing<Cipher>>,
     directory: PathBuf,
 }
 
 impl Sealer {
-    /// See [`Handshakes::set_peers`].
-    pub(super) fn set_peers(&self, peers: &[controller::SealedPeer]) {
-        self.handshakes.set_peers(peers.iter().map(peer).collect());
+    /// Who has a key and who has none, in time for the table that says the same.
+    pub(super) fn set_peers(&self, peers: &controller::PeerKeys) {
+        let without = peers.without.iter();
+        let without = without.map(|peer| name(peer.slot, peer.generation)).collect::<Vec<_>>();
+        self.sealing.set_plain(&without);
+        self.handshakes.set_peers(peers.with.iter().map(peer).collect());
     }
 
     /// See [`Handshakes::set_socket`].
@@ -106,9 +132,13 @@ impl Sealer {
         self.handshakes.set_socket(socket);
     }
 
-    /// See [`Handshakes::report`].
-    pub(super) fn report(&self) -> Arc<Report> {
-        self.handshakes.report()
+    /// How it goes.
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            mode: self.sealing.mode(),
+            plain_peers: self.sealing.plain_peers(),
+            report: self.handshakes.report(),
+        }
     }
 
     /// Makes another key, which is used from then on, and gives its public part. Blocks.
@@ -131,10 +161,14 @@ pub(super) fn second(socket: &UdpSocket) -> Result<std::net::UdpSocket> {
     socket.as_std().try_clone().context("could not share a socket with the thread of handshakes")
 }
 
+fn name(slot: u16, generation: u32) -> PeerName {
+    PeerName { slot, generation }
+}
+
 /// A peer as the thread knows it.
 fn peer(peer: &controller::SealedPeer) -> SealedPeer {
     SealedPeer {
-        name: PeerName { slot: peer.slot, generation: peer.generation },
+        name: name(peer.slot, peer.generation),
         key: PublicKey::new(*peer.key.bytes()),
         endpoint: peer.outer,
         ports: peer.ports,

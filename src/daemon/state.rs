@@ -212,7 +212,7 @@ impl Answers for State {
             datastore: datastore(&control.source),
             network: control.config.as_ref().map(network),
             engine: forwarding.map(engine),
-            sealing: forwarding.and_then(Forwarding::sealing).as_deref().map(show::sealing),
+            sealing: forwarding.and_then(Forwarding::sealing).as_ref().map(show::sealing),
             traffic: counted.as_ref().map(|counted| traffic(&total(counted))),
             workers: forwarding
                 .zip(counted)
@@ -248,7 +248,7 @@ impl Answers for State {
         let paths = &self.known().paths;
         let describe = |peer: status::PeerStatus| {
             let sealed = peer_id(&peer).zip(sealing.as_ref());
-            let sealed = sealed.and_then(|(id, report)| show::peer_sealing(report, id));
+            let sealed = sealed.and_then(|(id, now)| show::peer_sealing(&now.report, id));
             Peer { sealing: sealed, ..describe(peer, paths) }
         };
         Peers { peers: control.peers.into_iter().map(describe).collect() }
@@ -296,7 +296,7 @@ impl Answers for State {
             note: None,
             outbound: reasons(&snapshot.outbound.drops),
             inbound: reasons(&snapshot.inbound.drops),
-            kernel: kernel::losses(&snapshot),
+            kernel: kernel::losses(&snapshot, control.wall_drops),
             not_loss: kernel::not_losses(),
         }
     }
@@ -364,7 +364,10 @@ fn is_left_to_kernel(control: &status::Status) -> bool {
 /// What the kernel counted around the workers, or by itself.
 fn losses(control: &status::Status, counted: Option<&Snapshot>) -> Vec<(&'static str, u64)> {
     match (counted, &control.device) {
-        (Some(counted), _) => kernel::loss_counts(counted).to_vec(),
+        (Some(counted), _) => {
+            let wall = control.wall_drops.map(|drops| (kernel::WALL, drops));
+            kernel::loss_counts(counted).into_iter().chain(wall).collect()
+        }
         (None, Some(device)) => kernel::device_losses(&device.name).to_vec(),
         (None, None) => Vec::new(),
     }

@@ -186,7 +186,7 @@ fn outbound(
     }
     if path == "udp" && taken == "udp" {
         by_engine(status, facts, peer, trace);
-    } else if status.sealing.is_some() {
+    } else if status.sealing.is_some() && !is_keyless(status, peer) {
         trace.dropped =
             dropped("not_sealed", "Traffic must be sealed, and would not be on this way");
     }
@@ -231,8 +231,18 @@ fn by_engine(status: &Status, facts: &Facts, peer: &Peer, trace: &mut Trace) {
     seal(status, peer, trace);
 }
 
+/// Sealing is offered, and the peer has no key.
+fn is_keyless(status: &Status, peer: &Peer) -> bool {
+    let offers = status.sealing.as_ref().is_some_and(|sealing| sealing.mode == "offer");
+    offers && peer.sealing.is_none()
+}
+
 fn seal(status: &Status, peer: &Peer, trace: &mut Trace) {
     if status.sealing.is_none() {
+        return;
+    }
+    if is_keyless(status, peer) {
+        trace.sealed = "no: sealing is offered, and the peer's lease says no key".to_owned();
         return;
     }
     trace.is_sealed = true;

@@ -41,15 +41,27 @@ pub struct UdpBackend {
     pub paths: Vec<PathKind>,
     /// `VXLAN`: the device of the path `vxlan`, if that is open. The underlay's MTU is that of `MTU`.
     pub vxlan: Option<VxlanBackend>,
-    /// `Encryption`: everything between the nodes is sealed, and nothing else is taken.
+    /// `Encryption`: what travels between the nodes is sealed.
     pub sealing: Option<Sealing>,
 }
 
 /// How traffic is sealed: keys of `Backend` beside `"Encryption": "wireguard"`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sealing {
+    /// `EncryptionMode`: what becomes of traffic with nodes without a key.
+    pub mode: SealingMode,
     /// `PSK`: a secret that all nodes have beside their keys.
     pub preshared: Option<PresharedKey>,
+}
+
+/// What becomes of traffic with nodes that have no key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SealingMode {
+    /// `require`: there is none.
+    #[default]
+    Require,
+    /// `offer`: it travels unsealed, as long as they have none.
+    Offer,
 }
 
 impl Default for UdpBackend {
@@ -141,6 +153,12 @@ impl Backend {
     #[must_use]
     pub fn sealing(&self) -> Option<&Sealing> {
         self.udp()?.sealing.as_ref()
+    }
+
+    /// Whether nothing may travel that is not sealed.
+    #[must_use]
+    pub fn requires_seal(&self) -> bool {
+        self.sealing().is_some_and(|sealing| sealing.mode == SealingMode::Require)
     }
 
     /// The keys of `vxlan`, if it is that.
@@ -288,11 +306,12 @@ fn read_udp(object: &Object, mistakes: &mut Vec<String>) -> UdpBackend {
     let strict_source = fields.boolean("StrictSource").unwrap_or(false);
     let sealing = sealing(&mut fields);
     let paths = paths::read(&mut fields);
-    if sealing.is_some() && paths.len() > 1 {
+    let is_required = sealing.as_ref().is_some_and(|one| one.mode == SealingMode::Require);
+    if is_required && paths.len() > 1 {
         fields.mistake(
             "Paths",
             "has more than \"udp\" beside Encryption, and packets would travel unsealed there; leave \
-             out one of them",
+             out one of them, or set EncryptionMode to \"offer\"",
         );
     }
     let vxlan = path_vxlan(object, &paths, mtu, mistakes);
@@ -309,29 +328,27 @@ fn sealing(fields: &mut Fields<'_>) -> Option<Sealing> {
             true
         }
     };
-    let mode = fields.text("EncryptionMode").filter(|mode| !mode.is_empty());
-    match mode {
-        None | Some("require") => {}
-        Some("offer") => fields.mistake(
-            "EncryptionMode",
-            "\"offer\" is not built yet; use \"require\", which is the default",
-        ),
+    let asked_for = fields.text("EncryptionMode").filter(|mode| !mode.is_empty());
+    let mode = match asked_for {
+        None | Some("require") => SealingMode::Require,
+        Some("offer") => SealingMode::Offer,
         Some(other) => {
-            let text = format!("{other:?} is unknown; use \"require\"");
+            let text = format!("{other:?} is unknown; use \"require\" or \"offer\"");
             fields.mistake("EncryptionMode", &text);
+            SealingMode::Require
         }
-    }
+    };
     let text = fields.text("PSK").filter(|text| !text.is_empty());
     if text.is_some_and(|text| text.parse::<PresharedKey>().is_err()) {
         fields.mistake("PSK", "is not 32 bytes in base64, as `wg genpsk` writes them");
     }
-    if !is_on && (mode.is_some() || text.is_some()) {
+    if !is_on && (asked_for.is_some() || text.is_some()) {
         fields.mistake(
             "Encryption",
             "is missing beside PSK or EncryptionMode; add \"Encryption\": \"wireguard\"",
         );
     }
-    is_on.then(|| Sealing { preshared: text.and_then(|text| text.parse().ok()) })
+    is_on.then(|| Sealing { mode, preshared: text.and_then(|text| text.parse().ok()) })
 }
 
 /// The kernel's paths carry packets as they are.

@@ -273,12 +273,14 @@ fn sealing_is_on_where_it_is_asked_for() {
         assert_eq!(sealing(off), None, "{off}");
     }
     let with_psk = format!(r#""encryption":"wireguard","psk":"{PSK}""#);
-    for (on, preshared) in [
-        (r#""Encryption":"wireguard""#, None),
-        (r#""Encryption":"wireguard","EncryptionMode":"require""#, None),
-        (&*with_psk, Some(PSK.parse().unwrap())),
+    let (require, offer) = (SealingMode::Require, SealingMode::Offer);
+    for (on, mode, preshared) in [
+        (r#""Encryption":"wireguard""#, require, None),
+        (r#""Encryption":"wireguard","EncryptionMode":"require""#, require, None),
+        (r#""Encryption":"wireguard","EncryptionMode":"offer""#, offer, None),
+        (&*with_psk, require, Some(PSK.parse().unwrap())),
     ] {
-        assert_eq!(sealing(on), Some(Sealing { preshared }), "{on}");
+        assert_eq!(sealing(on), Some(Sealing { mode, preshared }), "{on}");
     }
 }
 
@@ -288,8 +290,9 @@ fn sealing_in_part_is_a_mistake_and_never_shows_the_secret() {
     for (kind, keys, told) in [
         ("udp", r#""Encryption":"aes""#.to_owned(), "use \"wireguard\""),
         ("udp", r#""Encryption":true"#.to_owned(), "Backend.Encryption is a boolean"),
-        ("udp", r#""Encryption":"wireguard","EncryptionMode":"offer""#.to_owned(), "not built yet"),
+        ("udp", r#""Encryption":"wireguard","EncryptionMode":"Offer""#.to_owned(), "require"),
         ("udp", r#""Encryption":"wireguard","EncryptionMode":"maybe""#.to_owned(), "require"),
+        ("udp", r#""EncryptionMode":"offer""#.to_owned(), "Backend.Encryption is missing"),
         ("udp", r#""EncryptionMode":"require""#.to_owned(), "Backend.Encryption is missing"),
         ("udp", format!(r#""PSK":"{PSK}""#), "Backend.Encryption is missing"),
         ("udp", format!(r#""Encryption":"wireguard","PSK":"{short}""#), "Backend.PSK is not 32"),

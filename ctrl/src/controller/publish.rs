@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::error;
 use weft_forward::table::{Table, TableInput};
 
-use super::{Rebinding, SealedPeer, TableSink};
+use super::{PeerKeys, Rebinding, TableSink};
 
 /// Changes within this time go out as one table, so that a storm of leases cannot keep the workers
 /// busy with adopting tables.
@@ -18,7 +18,7 @@ const PERIOD: Duration = Duration::from_millis(5);
 pub(super) struct Publisher<S> {
     sink: S,
     last: TableInput,
-    last_sealed: Vec<SealedPeer>,
+    last_keys: PeerKeys,
     last_at: Option<Instant>,
     /// What making the last one took.
     cost: Duration,
@@ -31,7 +31,7 @@ impl<S: TableSink> Publisher<S> {
         Self {
             sink,
             last: first.input().clone(),
-            last_sealed: Vec::new(),
+            last_keys: PeerKeys::default(),
             last_at: None,
             cost: Duration::ZERO,
             due: false,
@@ -66,11 +66,11 @@ impl<S: TableSink> Publisher<S> {
         self.last.epoch + 1
     }
 
-    /// Says who traffic is sealed to, unless it was said last.
-    pub(super) fn seal(&mut self, peers: Vec<SealedPeer>) {
-        if peers != self.last_sealed {
+    /// Says who has a key, unless it was said last.
+    pub(super) fn seal(&mut self, peers: PeerKeys) {
+        if peers != self.last_keys {
             self.sink.seal(peers.clone());
-            self.last_sealed = peers;
+            self.last_keys = peers;
         }
     }
 
@@ -108,7 +108,7 @@ mod tests {
             self.0.borrow_mut().push(table.epoch());
         }
 
-        fn seal(&mut self, _: Vec<SealedPeer>) {}
+        fn seal(&mut self, _: PeerKeys) {}
 
         fn rebind(&mut self, _: Vec<SocketAddr>) -> Rebinding {
             Box::pin(std::future::ready(Ok(())))

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 mod adjust;
 mod lease;
 mod limit;
+mod unsealed;
 
 use super::change::Ground;
 use super::own::{Changed, Life, OwnLease, Tried};
@@ -360,6 +361,7 @@ impl<W: Way> Node<W> {
             for one in status.rejected.iter().filter(|one| !known.contains(one)) {
                 log_rejected(lines, one);
             }
+            unsealed::tell(status, &self.viewer.config, &view.accepted);
             if listed {
                 status.clear(Concern::Start);
             }

@@ -61,6 +61,11 @@ impl Book {
         self.entries.len() != before
     }
 
+    /// Whether anything is known under `name`, be it absent at the moment.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
     /// What is stored under `name`, if it is known to be there now.
     #[must_use]
     pub fn present(&self, name: &str) -> Option<&Record> {

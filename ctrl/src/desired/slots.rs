@@ -11,6 +11,15 @@ use crate::lease::Leaf;
 /// What makes a peer the same peer: a subnet with another owner is another one.
 type Key = (Leaf, Option<Identity>);
 
+/// What a peer may change without being another one: where it is, and whether it has a key. Either makes
+/// a new generation, since what was learnt about the old path does not hold for the new, and what waits
+/// for a peer without a key must not leave once it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) outer: SocketAddr,
+    pub(super) has_key: bool,
+}
+
 /// A number and the count of its uses. Together they are never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
@@ -21,20 +30,21 @@ pub(super) struct Slot {
 /// Hands out slots. The lowest free one first, because workers have arrays as long as the highest.
 #[derive(Debug, Default)]
 pub struct Slots {
-    held: HashMap<Key, (Slot, SocketAddr)>,
+    held: HashMap<Key, (Slot, Place)>,
     free: BTreeSet<u16>,
     /// Last generation of every number ever used.
     generations: Vec<u32>,
+    /// Leases that have said a key, by their names in the source.
+    keyed: HashSet<String>,
 }
 
 impl Slots {
-    /// The slot of a peer: the one it has, or a free one. A peer that moved to another outer address
-    /// gets a new generation, because what was learnt about the old path does not hold for the new.
-    /// `None` if a table could not hold another one.
-    pub(super) fn slot(&mut self, key: Key, outer: SocketAddr) -> Option<Slot> {
+    /// The slot of a peer: the one it has, or a free one, or the same with a new generation if it is in
+    /// another [`Place`]. `None` if a table could not hold another one.
+    pub(super) fn slot(&mut self, key: Key, place: Place) -> Option<Slot> {
         if let Some((slot, known)) = self.held.get_mut(&key) {
-            if *known != outer {
-                *known = outer;
+            if *known != place {
+                *known = place;
                 *slot = next_generation(&mut self.generations, slot.number);
             }
             return Some(*slot);
@@ -48,8 +58,25 @@ impl Slots {
             None => return None,
         };
         let slot = next_generation(&mut self.generations, number);
-        self.held.insert(key, (slot, outer));
+        self.held.insert(key, (slot, place));
         Some(slot)
+    }
+
+    /// Takes note that the lease of this name says a key.
+    pub(super) fn note_key(&mut self, name: &str) {
+        if !self.keyed.contains(name) {
+            self.keyed.insert(name.to_owned());
+        }
+    }
+
+    /// Whether the lease of this name has ever said a key.
+    pub(super) fn had_key(&self, name: &str) -> bool {
+        self.keyed.contains(name)
+    }
+
+    /// Forgets the keys of leases that are no more.
+    pub(super) fn forget_keys(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.keyed.retain(|name| is_there(name));
     }
 
     /// Frees the slots of all peers but these.
@@ -79,8 +106,8 @@ mod tests {
         (format!("10.5.{subnet}.0-24").parse().unwrap(), None)
     }
 
-    fn outer(last: u8) -> SocketAddr {
-        ([192, 0, 2, last], 8285).into()
+    fn outer(last: u8) -> Place {
+        Place { outer: ([192, 0, 2, last], 8285).into(), has_key: false }
     }
 
     #[test]
@@ -103,6 +130,9 @@ mod tests {
         let moved = slots.slot(key(1), outer(2)).unwrap();
         assert_eq!(moved.number, first.number);
         assert!(moved.generation > first.generation);
+        let keyed = slots.slot(key(1), Place { has_key: true, ..outer(2) }).unwrap();
+        assert_eq!(keyed.number, first.number);
+        assert!(keyed.generation > moved.generation);
         let owned = (key(1).0, Some(Identity::random()));
         assert_ne!(slots.slot(owned, outer(2)).unwrap().number, first.number);
     }

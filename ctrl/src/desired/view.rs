@@ -7,8 +7,9 @@ use std::time::Instant;
 use ipnet::IpNet;
 use weft_forward::table::{Peer, TableInput};
 
+use super::slots::Place;
 use super::{Book, Slots};
-use crate::config::{Backend, NetworkConfig, PathKind};
+use crate::config::{Backend, NetworkConfig, PathKind, Sealing, SealingMode};
 use crate::identity::Identity;
 use crate::kernel::MacAddress;
 use crate::key::PublicKey;
@@ -172,15 +173,20 @@ impl Viewer {
                 view.skipped.push(Skipped { name: name.to_owned(), backend });
                 continue;
             }
-            match self.judge(&lease, &mut taken) {
+            let judged = self.judge(&lease, &mut taken, slots.had_key(name));
+            match judged {
                 Ok((leaf, far)) => {
                     let since = entry.since;
+                    if lease.attributes.key().is_some() {
+                        slots.note_key(name);
+                    }
                     let (beside, paths) = self.beside(&lease, &leaf, &mut taken);
                     candidates.push(Candidate { name, since, leaf, lease, far, beside, paths });
                 }
                 Err(reason) => view.rejected.push(rejected(reason)),
             }
         }
+        slots.forget_keys(|name| book.knows(name));
         let keys: HashSet<_> = candidates.iter().map(Candidate::key).collect();
         slots.keep_only(&keys);
         for candidate in candidates {
@@ -202,7 +208,8 @@ impl Viewer {
         let reach = match far {
             Far::Hops(hops) => Reach::Kernel(hops),
             Far::Outer(outer) => {
-                let slot = slots.slot(key, outer)?;
+                let has_key = self.seals_to(&lease);
+                let slot = slots.slot(key, Place { outer, has_key })?;
                 Reach::Engine(Peer {
                     slot: slot.number,
                     generation: slot.generation,
@@ -239,7 +246,12 @@ impl Viewer {
     }
 
     /// Every believable subnet of a family has one length, so two overlap only if they are equal.
-    fn judge(&self, lease: &Lease, taken: &mut Taken) -> Result<(Leaf, Far), Rejection> {
+    fn judge(
+        &self,
+        lease: &Lease,
+        taken: &mut Taken,
+        had_key: bool,
+    ) -> Result<(Leaf, Far), Rejection> {
         if lease.attributes.identity() == Some(self.identity) {
             return Err(Rejection::OwnIdentity);
         }
@@ -251,8 +263,8 @@ impl Viewer {
         }
         let far = match &self.config.backend {
             Backend::Udp(udp) => {
-                if udp.sealing.is_some() {
-                    check_key(lease, taken)?;
+                if let Some(sealing) = &udp.sealing {
+                    check_key(lease, taken, (sealing, had_key))?;
                 }
                 let outer = self.outer(lease, udp.port).ok_or(Rejection::PublicIpMissing)?;
                 Far::Outer(outer)
@@ -272,6 +284,9 @@ impl Viewer {
         let ours = self.config.backend.paths();
         if self.config.backend.udp().is_none() || ours.len() == 1 {
             return (Vec::new(), ours.to_vec());
+        }
+        if self.seals_to(lease) {
+            return (Vec::new(), vec![PathKind::Udp]);
         }
         let weft = lease.attributes.weft.as_ref();
         let announces = |path: &PathKind| {
@@ -296,6 +311,11 @@ impl Viewer {
             hops.clear();
         }
         (hops, paths)
+    }
+
+    /// Whether what is sent to the lease's owner is sealed.
+    fn seals_to(&self, lease: &Lease) -> bool {
+        self.config.backend.sealing().is_some() && lease.attributes.key().is_some()
     }
 
     /// A flannel peer does not say its port; all nodes have the same one there.
@@ -359,9 +379,19 @@ fn inner_mtu(lease: &Lease) -> Option<u16> {
 }
 
 /// A key that cannot be, or that another has, makes the whole lease unbelievable: nothing could be sent
-/// to its owner but in clear.
-fn check_key(lease: &Lease, taken: &Taken) -> Result<(), Rejection> {
-    let key = lease.attributes.key().ok_or(Rejection::KeyMissing)?;
+/// to its owner but in clear. Who has said a key does not get anything in clear any more.
+fn check_key(
+    lease: &Lease,
+    taken: &Taken,
+    (sealing, had_key): (&Sealing, bool),
+) -> Result<(), Rejection> {
+    let Some(key) = lease.attributes.key() else {
+        return match sealing.mode {
+            SealingMode::Require => Err(Rejection::KeyMissing),
+            SealingMode::Offer if had_key => Err(Rejection::KeyLost),
+            SealingMode::Offer => Ok(()),
+        };
+    };
     if key.is_weak() {
         return Err(Rejection::KeyWeak { key });
     }

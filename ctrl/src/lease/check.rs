@@ -99,6 +99,13 @@ pub enum Rejection {
          flanneld, or a weft that has not been restarted since"
     )]
     KeyMissing,
+    /// Going back to clear packets would be what an attacker wants.
+    #[error(
+        "It has no public key any more, though it had one since this daemon has started, and traffic \
+         with its node does not go back to being unsealed. If that is meant, delete the lease, or \
+         restart weft here"
+    )]
+    KeyLost,
     /// Everybody could open what is sealed with it.
     #[error("Its public key {key} is zero or another one that makes every secret the same")]
     KeyWeak {
@@ -141,6 +148,7 @@ impl Rejection {
             Self::MacUnusable { .. } => "mac_unusable",
             Self::MacTaken { .. } => "mac_taken",
             Self::KeyMissing => "key_missing",
+            Self::KeyLost => "key_lost",
             Self::KeyWeak { .. } => "key_weak",
             Self::KeyTaken { .. } => "key_taken",
             Self::OwnIdentity => "own_identity",

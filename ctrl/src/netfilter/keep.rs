@@ -91,6 +91,7 @@ impl Keeper {
         let (is_first, ours) = (!self.is_tidy, self.netfilter.ours());
         if is_first || self.netfilter.wanted.sealed {
             problems.extend(self.keep_wall().await);
+            self.count_wall_drops().await;
         }
         if is_first || self.netfilter.options.blackhole {
             problems.extend(self.keep_blackholes(&ours).await);
@@ -125,6 +126,14 @@ impl Keeper {
             Ok(_) => None,
             Err(error) => Some(error.to_string()),
         }
+    }
+
+    async fn count_wall_drops(&self) {
+        let dropped = match self.netfilter.wanted.sealed {
+            true => wall::dropped().await,
+            false => None,
+        };
+        self.netfilter.status.change(|status| status.wall_drops = dropped);
     }
 
     async fn keep_blackholes(&self, ours: &[Overlay]) -> Vec<String> {

@@ -148,6 +148,13 @@ pub(super) async fn own_chain(name: &str, hook: &str) -> Result<Option<Vec<Strin
     Ok(chain.map(|chain| chain.rules.clone()))
 }
 
+/// How many packets the rules of such a chain have dropped and counted.
+pub(super) async fn own_counts(name: &str) -> Result<u64, CommandError> {
+    let (family, table) = OWN_TABLE.split_once(' ').expect("a table has a family and a name");
+    let text = run("nft", &["list", "chain", family, table, name], "").await?;
+    Ok(listing::dropped(&text))
+}
+
 /// Makes such a chain, or replaces the rules of the one that is there, in one transaction.
 pub(super) async fn fill_own_chain(
     name: &str,

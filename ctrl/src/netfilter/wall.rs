@@ -45,6 +45,29 @@ pub enum WallError {
     Route(String),
 }
 
+/// Puts up what keeps unsealed packets out and in before anything else of this host is touched. Which
+/// pods are its own is not known yet, so there are none; but what an earlier daemon has put up for the
+/// same networks stays, because of the pods that it has left.
+///
+/// # Errors
+/// It cannot be had.
+pub(crate) async fn raise(networks: &[IpNet]) -> Result<(), WallError> {
+    keep_routes(networks).await.map_err(WallError::Route)?;
+    let there = nft::own_chain(CHAIN, HOOK).await.map_err(WallError::Chain)?;
+    let is_there =
+        |rules: &Vec<String>| networks.iter().flat_map(drops).all(|rule| rules.contains(&rule));
+    if there.as_ref().is_some_and(is_there) {
+        return Ok(());
+    }
+    let rules: Vec<String> = ways_in().chain(networks.iter().flat_map(drops)).collect();
+    nft::fill_own_chain(CHAIN, HOOK, &rules).await.map_err(WallError::Chain)
+}
+
+/// How many packets were dropped since the chain was filled last. `None` if there is no chain.
+pub(super) async fn dropped() -> Option<u64> {
+    nft::own_counts(CHAIN).await.ok()
+}
+
 /// Puts up what keeps unsealed packets out and in.
 ///
 /// # Errors
@@ -58,7 +81,8 @@ pub(super) async fn keep(wanted: &Wanted) -> Result<bool, WallError> {
     if !wanted.sealed {
         return remove().await;
     }
-    let routed = keep_routes(&wanted.overlays).await.map_err(WallError::Route)?;
+    let networks: Vec<IpNet> = wanted.overlays.iter().map(|overlay| overlay.network).collect();
+    let routed = keep_routes(&networks).await.map_err(WallError::Route)?;
     let chain = keep_chain(&wanted.overlays).await.map_err(WallError::Chain)?;
     Ok(routed || chain)
 }
@@ -87,23 +111,35 @@ async fn keep_chain(overlays: &[Overlay]) -> Result<bool, CommandError> {
 
 /// As `nft` lists them.
 fn rules(overlays: &[Overlay]) -> Vec<String> {
-    let mut rules = [DEVICE_NAME, "lo"].map(|name| format!("iifname \"{name}\" accept")).to_vec();
-    for Overlay { network, subnet } in overlays {
-        let family = match network {
-            IpNet::V4(_) => "ip",
-            IpNet::V6(_) => "ip6",
-        };
-        rules.push(format!("{family} saddr {subnet} fib saddr . iif oif != 0 accept"));
-        for side in ["saddr", "daddr"] {
-            rules.push(format!("{family} {side} {network} counter drop"));
-        }
+    let own = |overlay: &Overlay| {
+        let Overlay { network, subnet } = overlay;
+        let accept = format!("{} saddr {subnet} fib saddr . iif oif != 0 accept", family(network));
+        [accept].into_iter().chain(drops(network))
+    };
+    ways_in().chain(overlays.iter().flat_map(own)).collect()
+}
+
+fn ways_in() -> impl Iterator<Item = String> {
+    [DEVICE_NAME, "lo"].into_iter().map(|name| format!("iifname \"{name}\" accept"))
+}
+
+fn drops(network: &IpNet) -> impl Iterator<Item = String> + use<> {
+    let (family, network) = (family(network), *network);
+    ["saddr", "daddr"]
+        .into_iter()
+        .map(move |side| format!("{family} {side} {network} counter drop"))
+}
+
+fn family(network: &IpNet) -> &'static str {
+    match network {
+        IpNet::V4(_) => "ip",
+        IpNet::V6(_) => "ip6",
     }
-    rules
 }
 
 /// Adds the routes that are missing and removes those of ours to other networks; returns whether there
 /// was anything to do.
-async fn keep_routes(overlays: &[Overlay]) -> Result<bool, String> {
+async fn keep_routes(wanted: &[IpNet]) -> Result<bool, String> {
     let sentence = |error: &dyn std::error::Error| error.to_string();
     let netlink = Netlink::open().map_err(|error| sentence(&error))?;
     let routes = netlink.routes().await.map_err(|error| sentence(&error))?;
@@ -112,7 +148,6 @@ async fn keep_routes(overlays: &[Overlay]) -> Result<bool, String> {
         .filter(|route| REFUSAL.has_made(route))
         .map(|route| route.destination)
         .collect();
-    let wanted: Vec<IpNet> = overlays.iter().map(|overlay| overlay.network).collect();
     let mut problems = String::new();
     for network in wanted.iter().filter(|network| !there.contains(network)) {
         if let Err(error) = netlink.handle().route().add(REFUSAL.message(*network)).execute().await

@@ -223,6 +223,8 @@ counters! {
         segments_in,
         /// Segments the kernel took for sending.
         segments_out,
+        /// Of these, those that were not sealed though sealing is offered.
+        plain_segments,
         /// Inner bytes the kernel took for sending.
         bytes_out,
         /// Packets with a segmentation type read from the device.
@@ -248,6 +250,8 @@ counters! {
         segments_in,
         /// Segments the device took.
         segments_out,
+        /// Segments that were taken without a seal though sealing is offered.
+        plain_segments,
         /// Inner bytes received from the sockets.
         bytes_in,
         /// Receives, each of one or more segments.

@@ -86,11 +86,13 @@ impl fmt::Display for TableError {
 
 impl core::error::Error for TableError {}
 
-/// Who sent a datagram, as far as its outer source address tells.
+/// Who sent a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sender<'a> {
-    /// A peer.
+    /// A peer, as far as the outer source address tells.
     Peer(&'a Peer),
+    /// A peer that has proved it.
+    Proved(&'a Peer),
     /// Nobody in particular, but from an address that the configuration allows.
     Allowed,
     /// A stranger.
@@ -275,8 +277,9 @@ impl Table {
 
     /// Checks the inner addresses of a packet from `sender`. The destination must be in our subnet. A
     /// source inside the network must be in the sender's subnet or that of a peer at the same address
-    /// (in any peer's, if the sender is allowed without being a peer); outside it is allowed unless the table is strict; never ours,
-    /// loopback, multicast or no host's address.
+    /// (in any peer's, if the sender is allowed without being a peer; only in its own, if it has proved who
+    /// it is); outside it is allowed unless the table is strict; never ours, loopback, multicast or no
+    /// host's address.
     ///
     /// # Errors
     /// The reason under which to drop the packet.
@@ -288,7 +291,7 @@ impl Table {
         destination: IpAddr,
     ) -> Result<(), DropReason> {
         let peer = match sender {
-            Sender::Peer(peer) => Some(*peer),
+            Sender::Peer(peer) | Sender::Proved(peer) => Some(*peer),
             Sender::Allowed => None,
             Sender::Unknown => return Err(DropReason::UnknownSender),
         };
@@ -303,6 +306,10 @@ impl Table {
             return if self.input.strict_source { refused } else { Ok(()) };
         }
         match (peer, self.route_for(source)) {
+            (Some(peer), Some(owner)) if matches!(sender, Sender::Proved(_)) => {
+                let is_own = (peer.slot, peer.generation) == (owner.slot, owner.generation);
+                if is_own { Ok(()) } else { Err(DropReason::SourceSpoofed) }
+            }
             (None, Some(_)) => Ok(()),
             (Some(peer), Some(owner)) if self.may_send_for(peer, owner) => Ok(()),
             _ => Err(DropReason::SourceSpoofed),

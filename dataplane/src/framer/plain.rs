@@ -5,7 +5,7 @@ use std::{net::SocketAddr, ops::Range};
 use weft_forward::drops::DropReason;
 use weft_sys::{gather::Gather, ring::Datagram};
 
-use super::{COPY_MAX, Framer, Origin, Room, Segment, Unframed};
+use super::{COPY_MAX, Framer, Origin, Room, Segment, Senders, Unframed};
 use crate::sealing::PeerName;
 
 /// The framer of flannel's format.
@@ -13,10 +13,14 @@ use crate::sealing::PeerName;
 pub(crate) struct Plain;
 
 impl Framer for Plain {
-    const PROVES_SENDERS: bool = false;
+    const SENDERS: Senders = Senders::Address;
 
-    fn overhead(&self) -> usize {
+    fn overhead(&self, _peer: PeerName) -> usize {
         0
+    }
+
+    fn is_plain(&self, _peer: PeerName) -> bool {
+        true
     }
 
     #[inline]

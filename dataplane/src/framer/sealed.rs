@@ -12,7 +12,7 @@ use weft_seal::{
 };
 use weft_sys::{gather::Gather, ring::Datagram};
 
-use super::{ADMITTED_MAX, Framer, Origin, Room, Segment, Unframed};
+use super::{ADMITTED_MAX, Framer, Origin, Room, Segment, Senders, Unframed};
 use crate::sealing::{News, Outgoing, PeerName, Sealing};
 
 /// Datagrams of a train that are looked at. The kernel joins at most 64 (`UDP_GRO_CNT_MAX`).
@@ -92,10 +92,14 @@ impl<A: Aead> Sealed<A> {
 }
 
 impl<A: Aead> Framer for Sealed<A> {
-    const PROVES_SENDERS: bool = true;
+    const SENDERS: Senders = Senders::Key;
 
-    fn overhead(&self) -> usize {
+    fn overhead(&self, _peer: PeerName) -> usize {
         DATA_OVERHEAD
+    }
+
+    fn is_plain(&self, _peer: PeerName) -> bool {
+        false
     }
 
     fn begin_turn(&mut self) {

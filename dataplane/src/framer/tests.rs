@@ -11,7 +11,7 @@ use weft_sys::ring::Errno;
 
 use super::Sealed;
 use crate::{
-    sealing::{Cipher, Incoming, News, Outgoing, PeerName, Sealing},
+    sealing::{Cipher, Incoming, Mode, News, Outgoing, PeerName, Sealing},
     testing::{ALL, Inner, Rig, Sent, table_input},
 };
 
@@ -29,7 +29,7 @@ const INDICES: [u32; 2] = [0x0100_0001, 0x0200_0002];
 
 impl<A: Aead> End<A> {
     fn new() -> End<A> {
-        let (sealing, news) = Sealing::new();
+        let (sealing, news) = Sealing::new(Mode::Require);
         let framer = || Sealed::new(Arc::clone(&sealing));
         End { rig: Rig::framing(framer, (128, 64), ALL), sealing, news }
     }

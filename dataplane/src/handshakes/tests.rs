@@ -5,6 +5,7 @@ use std::time::Instant;
 use weft_seal::{message::Message, session::Load};
 
 use super::*;
+use crate::sealing::Mode;
 
 /// A generous bound against hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,7 +22,7 @@ struct Side {
 }
 
 fn side(private: u8, memory: Memory) -> Side {
-    let (sealing, news) = Sealing::new();
+    let (sealing, news) = Sealing::new(Mode::Require);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let private = PrivateKey::take(&mut [private; 32]);
@@ -208,7 +209,7 @@ fn what_was_promised_is_kept_before_it_is_said_and_after_a_stop() {
 /// The file system is gone, or whatever else cannot happen: somebody has to know.
 #[test]
 fn a_thread_that_dies_says_so() {
-    let (sealing, news) = Sealing::new();
+    let (sealing, news) = Sealing::new(Mode::Require);
     let options = HandshakesOptions {
         private: PrivateKey::take(&mut [1; 32]),
         preshared: Secret::default(),

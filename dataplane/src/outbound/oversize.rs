@@ -137,13 +137,13 @@ impl<F: Framer> Outbound<F> {
         };
         let peer = PeerName { slot: offender.slot, generation: state.generation };
         let mtu = state.path_mtu(shared.now_ms);
+        if let Err(reason) = self.admit(peer, 1, shared) {
+            return drop_counted(shared, reason, usize::from(counted));
+        }
         let room = self.framer.room_copy(packet.len(), mtu);
         let load = Load { slot: offender.slot, room, counted, urgent: true };
         if room.written > weft_sys::gather::ARENA {
             return drop_counted(shared, DropReason::SendFailed, usize::from(counted));
-        }
-        if let Err(reason) = self.admit(peer, 1, shared) {
-            return drop_counted(shared, reason, usize::from(counted));
         }
         let Some(train) = self.trains.board(&load, shared) else { return Step::NoTrain };
         self.framer.frame_copy(packet, mtu, train);

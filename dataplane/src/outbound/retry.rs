@@ -4,7 +4,12 @@ use weft_forward::{drops::DropReason, packet};
 use weft_sys::{gather::Gather, ring::Errno, udp};
 
 use super::{Outbound, Step, oversize::Offender};
-use crate::{framer::Framer, sealing::PeerName, shared::Shared, worker::Event};
+use crate::{
+    framer::{Framer, Senders},
+    sealing::PeerName,
+    shared::Shared,
+    worker::Event,
+};
 
 impl<F: Framer> Outbound<F> {
     /// Learns what became of a train. Returns the number of the socket if it is full now and
@@ -17,13 +22,17 @@ impl<F: Framer> Outbound<F> {
     ) -> Option<usize> {
         let number = self.trains.arrive(gather);
         let meta = *self.trains.meta(number);
+        let peer = PeerName { slot: meta.slot, generation: meta.generation };
         match result {
             Ok(bytes) => {
                 let out = &shared.counters.outbound;
                 out.segments_out.add(meta.segments() as u64);
                 out.trains_out.add(1);
                 out.train_segments.record(meta.segments() as u64);
-                let overhead = meta.datagrams * self.framer.overhead();
+                if F::SENDERS == Senders::KeyOrAddress && self.framer.is_plain(peer) {
+                    out.plain_segments.add(meta.segments() as u64);
+                }
+                let overhead = meta.datagrams * self.framer.overhead(peer);
                 out.bytes_out.add(u64::from(bytes).saturating_sub(overhead as u64));
                 self.trains.release(number);
                 if meta.datagrams > 1 {
@@ -84,9 +93,10 @@ impl<F: Framer> Outbound<F> {
     fn path_shrank(&mut self, number: u16, shared: &mut Shared) -> bool {
         let meta = *self.trains.meta(number);
         let local = shared.locals[meta.socket];
-        let overhead = self.framer.overhead();
+        let peer = PeerName { slot: meta.slot, generation: meta.generation };
+        let overhead = self.framer.overhead(peer);
         let Some(state) = shared.peers.same(meta.slot, meta.generation) else { return false };
-        let refused = meta.length - overhead;
+        let refused = meta.length.saturating_sub(overhead);
         let known = udp::path_mtu(local, state.outer).ok();
         let known =
             known.map(|mtu| (mtu as usize).saturating_sub(state.outer_headers() + overhead));
@@ -113,7 +123,10 @@ impl<F: Framer> Outbound<F> {
                 self.trains.release(number);
                 continue;
             };
-            let fits = meta.length - self.framer.overhead() <= state.path_mtu(shared.now_ms);
+            let peer = PeerName { slot: meta.slot, generation: meta.generation };
+            // A peer may have got a key since the train was made.
+            let length = meta.length.saturating_sub(self.framer.overhead(peer));
+            let fits = length <= state.path_mtu(shared.now_ms);
             let may_be_cut = meta.datagrams == 1 || state.segmentation.is_on(shared.now_ms);
             if meta.redone == 0 && fits && may_be_cut {
                 // What follows must not board a train in front of this one.

@@ -1,18 +1,17 @@
 //! The list of all metrics: names, helps, labels, and where each comes from.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Unit;
 use weft_ctrl::status::{OnDemandStatus, Status};
-use weft_dataplane::handshakes::Report;
 use weft_dataplane::{BUFFERS, WorkerInfo};
 use weft_forward::counters::{HistogramSnapshot, InboundSnapshot, OutboundSnapshot, Snapshot};
 use weft_seal::rejected::Rejected;
 
 use super::{Family, Labels, Value};
 use crate::cli::VERSION;
+use crate::daemon::sealing::Standing;
 
 /// Peers whose path MTU has a metric of its own; those with the lowest come first. The number of
 /// all is a metric too.
@@ -41,8 +40,8 @@ pub(in crate::daemon) struct Scrape {
 #[derive(Debug)]
 pub(in crate::daemon) struct Moving {
     pub(in crate::daemon) info: WorkerInfo,
-    /// How handshakes go, if traffic is sealed.
-    pub(in crate::daemon) sealing: Option<Arc<Report>>,
+    /// How sealing goes, if traffic is sealed.
+    pub(in crate::daemon) sealing: Option<Standing>,
     /// By all workers.
     pub(in crate::daemon) counted: Snapshot,
     /// By each worker, in the order of their numbers.
@@ -60,7 +59,7 @@ pub(super) fn families(scrape: &Scrape) -> Vec<Family> {
         all.extend(events(&moving.counted));
         all.extend(buffers(&moving.counted, moving.workers.len() as u64));
         all.extend(paths(scrape));
-        all.extend(moving.sealing.iter().flat_map(|report| sealing(report)));
+        all.extend(moving.sealing.iter().flat_map(sealing));
     }
     all.push(kernel(&scrape.kernel));
     all
@@ -208,6 +207,11 @@ fn traffic(outbound: &OutboundSnapshot, inbound: &InboundSnapshot) -> Vec<Family
             "Inner packets of wire size sent (outbound) or taken by the device (inbound).",
             [outbound.segments_out, inbound.segments_out],
         ),
+        both(
+            "plain_segments",
+            "Inner packets handed on that were not sealed though sealing is offered.",
+            [outbound.plain_segments, inbound.plain_segments],
+        ),
         family("dropped_segments", "Inner packets not handed on.", drops.map(dropped)),
         both(
             "inner",
@@ -335,7 +339,8 @@ fn paths(scrape: &Scrape) -> Vec<Family> {
     all
 }
 
-fn sealing(report: &Report) -> Vec<Family> {
+fn sealing(standing: &Standing) -> Vec<Family> {
+    let Standing { plain_peers, report, .. } = standing;
     let with_session = report.peers.iter().filter(|peer| peer.session_age.is_some()).count();
     let refused = |(reason, count): (Rejected, u64)| {
         (labels([("reason", reason.name())]), Value::Counter(count))
@@ -343,6 +348,11 @@ fn sealing(report: &Report) -> Vec<Family> {
     vec![
         gauge("sealing_sessions", "Sessions that may receive.", report.sessions as u64),
         gauge("sealing_peers", "Peers that there is a session with.", with_session as u64),
+        gauge(
+            "sealing_plain_peers",
+            "Peers without a key, traffic with which is not sealed.",
+            *plain_peers as u64,
+        ),
         counter("sealing_handshakes", "Sessions that were made and used.", report.handshakes),
         counter(
             "sealing_given_up_handshakes",

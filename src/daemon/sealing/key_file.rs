@@ -3,11 +3,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rand::TryRng;
 use rand::rngs::SysRng;
+use rustix::process::geteuid;
 use weft_ctrl::key::{LENGTH, decode, encode};
 use weft_seal::keys::PrivateKey;
 use zeroize::Zeroizing;
@@ -50,6 +51,19 @@ pub(in crate::daemon) enum KeyError {
         /// Its permissions.
         mode: u32,
     },
+    /// Its owner may have read or written it, whatever its mode.
+    #[error(
+        "The private key {} belongs to the user {owner}, so it may be no secret any more. Remove the \
+         file and start again, which makes another key, or, if only you have had it, chown it to the \
+         user of this daemon",
+        .path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Who has it.
+        owner: u32,
+    },
     /// It is no key.
     #[error(
         "The private key {} is damaged: it is not 32 bytes in base64. Restore it, or remove the file \
@@ -71,7 +85,11 @@ pub(super) fn load_or_create(directory: &Path) -> Result<PrivateKey, KeyError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return replace(directory),
         Err(error) => return Err(failed(error)),
     };
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
+    let metadata = file.metadata().map_err(failed)?;
+    let (mode, owner) = (metadata.permissions().mode() & 0o7777, metadata.uid());
+    if owner != geteuid().as_raw() {
+        return Err(KeyError::Foreign { path, owner });
+    }
     if mode & OTHERS != 0 {
         return Err(KeyError::Open { path, mode });
     }
@@ -156,6 +174,20 @@ mod tests {
             assert!(matches!(error, KeyError::Open { mode, .. } if mode == open));
             assert!(error.to_string().contains("chmod 0400"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_key_of_another_user_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("key");
+        load_or_create(place.path()).unwrap();
+        if std::os::unix::fs::chown(&path, Some(12_345), None).is_err() {
+            let line = b"SKIPPED: the owner of a key needs a user who may give files away\n";
+            io::stderr().write_all(line).unwrap();
+            return;
+        }
+        let error = load_or_create(place.path()).unwrap_err();
+        assert!(matches!(error, KeyError::Foreign { owner: 12_345, .. }), "{error}");
     }
 
     #[test]

@@ -2,18 +2,21 @@
 
 use serde_json::Map;
 use weft_dataplane::handshakes::Report;
+use weft_dataplane::sealing::Mode;
 
-use super::told;
+use super::{Standing, told};
 use crate::admin::{PeerSealing, Sealing};
 use crate::daemon::events::PeerId;
 
 /// For `weft status`.
-pub(in crate::daemon) fn sealing(report: &Report) -> Sealing {
+pub(in crate::daemon) fn sealing(standing: &Standing) -> Sealing {
+    let Standing { mode, plain_peers, report } = standing;
     let named = report.rejections().filter(|(_, count)| *count > 0);
     let rejected: Map<_, _> =
         named.map(|(reason, count)| (reason.name().to_owned(), count.into())).collect();
     Sealing {
-        mode: "require".to_owned(),
+        mode: name(*mode).to_owned(),
+        plain_peers: *plain_peers,
         key: report.key.map(|key| told(key).to_string()),
         sessions: report.sessions,
         handshakes: report.handshakes,
@@ -21,6 +24,14 @@ pub(in crate::daemon) fn sealing(report: &Report) -> Sealing {
         packets_dropped: report.packets_dropped,
         sends_failed: report.sends_failed,
         rejected,
+    }
+}
+
+/// As the network config has it.
+fn name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Require => "require",
+        Mode::Offer => "offer",
     }
 }
 

@@ -128,6 +128,10 @@ fn what_must_be_sealed_goes_by_the_engine_or_not_at_all() {
     assert!(trace.sealed.contains("7 s old"), "{trace:?}");
     let trace = judge(&status, &to_peer("udp", route("10.244.2.0/24", "eth0")));
     assert_eq!(reason(&trace), Some("not_sealed"));
+    let offered = Sealing { mode: "offer".to_owned(), ..Sealing::default() };
+    let status = Status { sealing: Some(offered), ..status };
+    let trace = judge(&status, &to_peer("udp", route("10.244.0.0/16", "flannel0")));
+    assert!(!trace.is_sealed && trace.sealed.contains("no key"), "{trace:?}");
 }
 
 #[test]

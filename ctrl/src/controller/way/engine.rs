@@ -11,7 +11,9 @@ use weft_forward::table::Table;
 use super::{Found, Learnt, Published, Way};
 use crate::controller::change::Ground;
 use crate::controller::publish::Publisher;
-use crate::controller::{RunError, SealedPeer, TableSink, underlay, with_cause};
+use crate::controller::{
+    KeylessPeer, PeerKeys, RunError, SealedPeer, TableSink, underlay, with_cause,
+};
 use crate::desired::{Accepted, Book, Slots, Viewer};
 use crate::device::{self, DesiredDevice, Report};
 use crate::lease::Leaf;
@@ -57,7 +59,7 @@ impl<S: TableSink> Way for EngineWay<S> {
         let began = Instant::now();
         let view = viewer.view(book, &mut self.slots);
         if viewer.own_key.is_some() {
-            self.publisher.seal(view.accepted.iter().filter_map(sealed_peer).collect());
+            self.publisher.seal(peer_keys(&view.accepted));
         }
         let input = viewer.table_input(&view, self.publisher.next_epoch());
         let epoch = self.publisher.publish(input);
@@ -120,14 +122,23 @@ impl<S: TableSink> Way for EngineWay<S> {
     }
 }
 
-fn sealed_peer(accepted: &Accepted) -> Option<SealedPeer> {
-    let peer = accepted.peer()?;
-    let attributes = &accepted.lease.attributes;
-    Some(SealedPeer {
-        slot: peer.slot,
-        generation: peer.generation,
-        outer: peer.outer,
-        ports: attributes.weft.as_ref().and_then(|weft| weft.ports).unwrap_or(1),
-        key: attributes.key()?,
-    })
+/// A lease without a key is accepted only where that is allowed.
+fn peer_keys(accepted: &[Accepted]) -> PeerKeys {
+    let mut keys = PeerKeys::default();
+    for one in accepted {
+        let Some(peer) = one.peer() else { continue };
+        let attributes = &one.lease.attributes;
+        let (slot, generation) = (peer.slot, peer.generation);
+        match attributes.key() {
+            Some(key) => keys.with.push(SealedPeer {
+                slot,
+                generation,
+                outer: peer.outer,
+                ports: attributes.weft.as_ref().and_then(|weft| weft.ports).unwrap_or(1),
+                key,
+            }),
+            None => keys.without.push(KeylessPeer { slot, generation }),
+        }
+    }
+    keys
 }

@@ -429,3 +429,74 @@ fn where_traffic_is_not_sealed_keys_do_not_matter() {
     let view = world.viewer.view(&world.book, &mut world.slots);
     assert_eq!((view.accepted.len(), view.rejected.len()), (2, 0));
 }
+
+const OFFERED: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp",
+    "Encryption":"wireguard","EncryptionMode":"offer"}}"#;
+
+const KEYLESS: &str = r#"{"PublicIP":"192.0.2.2","PublicIPv6":null}"#;
+
+fn offering(config: &str) -> World {
+    let mut world = World::new(config, "10.5.1.0-24");
+    world.viewer.own_key = Some(KEYS[0].parse().unwrap());
+    world
+}
+
+#[test]
+fn where_sealing_is_offered_a_peer_may_have_no_key_but_no_bad_one() {
+    let mut world = offering(OFFERED);
+    world.put("10.5.2.0-24", KEYLESS);
+    world.put("10.5.3.0-24", &with_key("192.0.2.3", KEYS[1]));
+    world.put("10.5.4.0-24", &with_key("192.0.2.4", KEYS[1]));
+    world.put("10.5.5.0-24", &with_key("192.0.2.5", &format!("{}=", "A".repeat(43))));
+    let view = world.view();
+    let accepted: Vec<String> = view.accepted.iter().map(|one| one.leaf.to_string()).collect();
+    assert_eq!(accepted, ["10.5.2.0-24", "10.5.3.0-24"]);
+    let rejected: Vec<_> = view.rejected.iter().map(|one| one.reason.name()).collect();
+    assert_eq!(rejected, ["key_taken", "key_weak"]);
+}
+
+/// Who says a key is another peer to workers than who said none, and has no way back.
+#[test]
+fn a_peer_goes_over_to_its_key_and_never_back() {
+    let mut world = offering(OFFERED);
+    world.put("10.5.2.0-24", KEYLESS);
+    let before = world.view().accepted[0].peer().unwrap().clone();
+    world.put("10.5.2.0-24", &with_key("192.0.2.2", KEYS[1]));
+    let keyed = world.view().accepted[0].peer().unwrap().clone();
+    assert_eq!(keyed.slot, before.slot);
+    assert_ne!(keyed.generation, before.generation);
+    for _ in 0..2 {
+        world.put("10.5.2.0-24", KEYLESS);
+        let view = world.view();
+        assert_eq!((view.accepted.len(), view.rejected[0].reason.name()), (0, "key_lost"));
+        // Something that is no lease at all for a moment makes no difference.
+        world.put("10.5.2.0-24", "{");
+        world.view();
+    }
+    world.put("10.5.2.0-24", &with_key("192.0.2.2", KEYS[2]));
+    assert_eq!(world.view().accepted.len(), 1, "another key is as good");
+    world.delete("10.5.2.0-24");
+    world.view();
+    world.put("10.5.2.0-24", KEYLESS);
+    assert_eq!(world.view().accepted.len(), 1, "an operator has deleted the lease");
+}
+
+/// The kernel's paths carry packets as they are.
+#[test]
+fn only_peers_without_a_key_have_other_paths() {
+    let config = OFFERED.replace(r#""Type":"udp""#, r#""Type":"udp","Paths":["vxlan","udp"]"#);
+    let mut world = offering(&config);
+    let lease = |number: u8, key: &str| {
+        let id = identity(10 + number);
+        format!(
+            r#"{{"PublicIP":"192.0.2.{number}","PublicIPv6":null,"Weft":{{"v":1,"id":"{id}",
+            "paths":["vxlan","udp"],"vtep":"02:00:00:00:01:0{number}"{key}}}}}"#
+        )
+    };
+    world.put("10.5.2.0-24", &lease(2, ""));
+    world.put("10.5.3.0-24", &lease(3, &format!(r#","key":"{}""#, KEYS[1])));
+    let view = world.view();
+    let paths: Vec<_> =
+        view.accepted.iter().map(|one| (one.paths.len(), one.beside.len())).collect();
+    assert_eq!(paths, [(2, 1), (1, 0)], "{view:?}");
+}

@@ -52,6 +52,16 @@ impl ChainText {
     }
 }
 
+/// The packets that rules with a counter have dropped, of a chain as `nft list chain` writes it.
+pub(super) fn dropped(text: &str) -> u64 {
+    let rules = text.lines().map(str::trim).filter(|rule| rule.ends_with(" drop"));
+    let counted = |rule: &str| {
+        let (_, behind) = rule.split_once(" counter packets ")?;
+        behind.split(' ').next()?.parse::<u64>().ok()
+    };
+    rules.filter_map(counted).sum()
+}
+
 /// The answer to `nft --json list chains`, as far as it matters here.
 #[derive(Debug, Default, Deserialize)]
 pub(in crate::netfilter) struct Chains {

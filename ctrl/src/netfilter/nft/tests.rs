@@ -81,3 +81,19 @@ fn chains_that_drop_are_found() {
     assert_eq!(names(&parse(&helped), Family::V6), ["inet firewall", "ip6 filter"]);
     assert!(names(&Chains::parse("no JSON"), Family::V4).is_empty());
 }
+
+#[test]
+fn drops_of_a_chain_are_added_up() {
+    let text = "table inet weft {
+	chain wall {
+		type filter hook prerouting priority raw; policy accept;
+		iifname \"flannel0\" accept
+		ip saddr 10.5.1.0/24 fib saddr . iif oif != 0 counter packets 9 bytes 9 accept
+		ip saddr 10.5.0.0/16 counter packets 12 bytes 1008 drop
+		ip daddr 10.5.0.0/16 counter packets 3 bytes 252 drop
+	}
+}
+";
+    assert_eq!(listing::dropped(text), 15);
+    assert_eq!(listing::dropped(""), 0);
+}

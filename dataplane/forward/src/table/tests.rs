@@ -100,7 +100,7 @@ fn senders_are_found_by_address() {
     input.peers[1].addresses = vec![address("10.168.0.3"), address("10.169.0.9")];
     let table = Table::new(input).unwrap();
     let slot = |from: &str| match table.peer_from(address(from)) {
-        Sender::Peer(peer) => Some(peer.slot),
+        Sender::Peer(peer) | Sender::Proved(peer) => Some(peer.slot),
         Sender::Allowed | Sender::Unknown => None,
     };
     assert_eq!(slot("10.168.0.3"), Some(4));
@@ -126,6 +126,16 @@ fn peers_at_one_address_do_not_silence_each_other() {
     assert_eq!(from("10.168.0.9", "10.244.9.1"), Ok(()));
     assert_eq!(from("10.168.0.9", "10.244.2.1"), Err(DropReason::SourceSpoofed));
     assert_eq!(from("10.168.0.3", "10.244.9.1"), Err(DropReason::SourceSpoofed));
+    // Where a key tells them apart, each speaks for itself alone.
+    let proved = |slot: u16, inner: &str| {
+        let sender = Sender::Proved(table.peer_in(slot, 1).unwrap());
+        table.check_inbound(&sender, address(inner), address("10.244.1.5"))
+    };
+    assert_eq!(proved(5, "10.244.7.1"), Ok(()));
+    assert_eq!(proved(5, "192.0.2.1"), Ok(()));
+    assert_eq!(proved(5, "10.244.9.1"), Err(DropReason::SourceSpoofed));
+    assert_eq!(proved(2, "10.244.9.1"), Ok(()));
+    assert_eq!(proved(2, "10.244.7.1"), Err(DropReason::SourceSpoofed));
 }
 
 #[test]
