@@ -106,9 +106,14 @@ impl Cluster {
         }
     }
 
+    /// Takes a daemon out, which goes on.
+    pub(crate) fn take_weft(&mut self, side: Side) -> WeftNode {
+        self.nodes[index(side)].take().unwrap()
+    }
+
     /// Kills a daemon. What is given back is still dying, perhaps; dropping it waits for the end.
     pub(crate) fn kill_weft(&mut self, side: Side) -> WeftNode {
-        let mut node = self.nodes[index(side)].take().unwrap();
+        let mut node = self.take_weft(side);
         node.process_mut().signal(Signal::KILL).unwrap();
         node
     }

@@ -2,11 +2,12 @@
 //! `boringtun-cli` as `scripts/comparators` installs it. Its lease is written by hand.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weft_bench::lab::{LabOptions, NETWORK, Process, Side, wait_until};
+use weft_bench::lab::{LabOptions, NETWORK, Namespace, Process, Side, wait_until};
 
 use crate::cluster::Cluster;
 use crate::load::Flows;
@@ -16,10 +17,50 @@ use crate::sealed;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The other program, on host two.
-struct Other {
+pub(crate) struct Other {
     program: PathBuf,
     device: String,
+    seat: Seat,
     _process: Process,
+}
+
+/// Which of several on host two it is, and where it reaches weft.
+#[derive(Clone, Copy)]
+pub(crate) struct Seat {
+    /// From 2 on, as its subnet and its port have it. The second has the pod; others have an address of
+    /// their own and see weft's subnet only.
+    pub(crate) number: u8,
+    pub(crate) weft_at: SocketAddr,
+}
+
+impl Seat {
+    pub(crate) fn subnet(self) -> String {
+        format!("10.244.{}.0/24", self.number)
+    }
+
+    /// Of those that have no pod.
+    pub(crate) fn address(self) -> String {
+        format!("10.244.{}.2", self.number)
+    }
+
+    pub(crate) fn port(self) -> u16 {
+        8283 + u16::from(self.number)
+    }
+
+    fn key_file(self) -> String {
+        format!("other{}.key", self.number)
+    }
+
+    /// Traffic of this seat's address takes this seat's device.
+    fn give_address(self, host: &Namespace, device: &str) {
+        let (address, table) = (self.address(), self.number.to_string());
+        host.ip(&["address", "add", &format!("{address}/32"), "dev", device]).unwrap();
+        let route = ["route", "replace", &Side::One.subnet(), "dev", device, "table", &table];
+        host.ip(&route).unwrap();
+        let rule = ["from", &address, "lookup", &table];
+        let _ = host.ip(&[&["rule", "del"], &rule[..]].concat());
+        host.ip(&[&["rule", "add"], &rule[..]].concat()).unwrap();
+    }
 }
 
 impl Drop for Other {
@@ -59,59 +100,65 @@ impl Other {
         process
     }
 
-    /// Starts it with the keys in the lab's directory, as the peer of the host with this key.
-    fn start(cluster: &Cluster, program: &Path, peer: &str) -> Self {
+    /// Starts it with the keys in the lab's directory, as the peer of the host with this key, which it
+    /// reaches there.
+    pub(crate) fn start(cluster: &Cluster, program: &Path, (peer, seat): (&str, Seat)) -> Self {
         // Namespaces do not separate the sockets, so the name must be nobody else's.
-        let device = format!("wgi{}", std::process::id());
+        let device = format!("wgi{}x{}", std::process::id(), seat.number);
         let process = Self::spawn(cluster, program, &device);
-        let other = Self { program: program.to_owned(), device, _process: process };
+        let other = Self { program: program.to_owned(), device, seat, _process: process };
         other.configure(cluster, peer);
         other
     }
 
     fn configure(&self, cluster: &Cluster, peer: &str) {
         let (host, directory) = (cluster.lab.host(Side::Two), cluster.lab.directory());
-        let [key, psk] = ["other.key", "other.psk"].map(|name| directory.join(name));
-        let endpoint = format!("{}:8285", Side::One.underlay_address());
+        let [key, psk] =
+            [self.seat.key_file(), "other.psk".to_owned()].map(|name| directory.join(name));
+        let [endpoint, port] = [self.seat.weft_at.to_string(), self.seat.port().to_string()];
         let device = &*self.device;
         #[rustfmt::skip]
         host.run(&[
-            "wg", "set", device, "listen-port", "8285", "private-key", key.to_str().unwrap(),
+            "wg", "set", device, "listen-port", &port, "private-key", key.to_str().unwrap(),
             "peer", peer, "preshared-key", psk.to_str().unwrap(), "endpoint", &endpoint,
             "allowed-ips", &Side::One.subnet(),
         ]).unwrap();
         host.ip(&["link", "set", device, "mtu", "1420", "up"]).unwrap();
-        host.ip(&["route", "replace", NETWORK, "dev", device]).unwrap();
+        match self.seat.number {
+            2 => drop(host.ip(&["route", "replace", NETWORK, "dev", device]).unwrap()),
+            _ => self.seat.give_address(host, device),
+        }
     }
 
     /// Kills it and starts it again.
-    fn restart(self, cluster: &Cluster, peer: &str) -> Self {
-        let program = self.program.clone();
+    pub(crate) fn restart(self, cluster: &Cluster, peer: &str) -> Self {
+        let (program, seat) = (self.program.clone(), self.seat);
         drop(self);
-        Self::start(cluster, &program, peer)
+        Self::start(cluster, &program, (peer, seat))
     }
 }
 
 /// Makes the other host's keys; its public one.
-fn make_keys(cluster: &Cluster) -> String {
+pub(crate) fn make_keys(cluster: &Cluster, seat: Seat) -> String {
     let directory = cluster.lab.directory();
     let psk = format!("{}\n", sealed::PSK);
     std::fs::write(directory.join("other.psk"), psk).unwrap();
-    let key = directory.join("other.key");
+    let key = directory.join(seat.key_file());
     let make = "umask 077; wg genkey | tee \"$0\" | wg pubkey";
     let host = cluster.lab.host(Side::Two);
     host.run(&["sh", "-c", make, key.to_str().unwrap()]).unwrap().trim().to_owned()
 }
 
-fn write_lease(cluster: &Cluster, key: &str) {
-    let public_ip = Side::Two.underlay_address();
-    let lease = json!({"PublicIP": public_ip, "PublicIPv6": null, "Weft": {"v": 1, "key": key}});
+pub(crate) fn write_lease(cluster: &Cluster, (key, subnet): (&str, &str), at: SocketAddr) {
+    let weft = json!({"v": 1, "key": key, "port": at.port()});
+    let lease = json!({"PublicIP": at.ip(), "PublicIPv6": null, "Weft": weft});
     let leases = cluster.node(Side::One).lease_directory().join("subnets");
-    let path = leases.join(Side::Two.subnet().replace('/', "-"));
-    std::fs::write(path, lease.to_string()).unwrap();
+    // Leases appear under their names only when they are complete.
+    std::fs::write(leases.join(".new"), lease.to_string()).unwrap();
+    std::fs::rename(leases.join(".new"), leases.join(subnet.replace('/', "-"))).unwrap();
 }
 
-fn own_key(cluster: &Cluster) -> String {
+pub(crate) fn own_key(cluster: &Cluster) -> String {
     let key = || {
         let status = cluster.ask(Side::One, "status");
         Ok(status["sealing"]["key"].as_str().map(str::to_owned))
@@ -133,18 +180,29 @@ fn endpoint(cluster: &Cluster) -> Value {
     cluster.ask(Side::One, "peers")["peers"][0]["sealing"]["endpoint"].take()
 }
 
-fn talks_with(name: &str) {
-    let Some(program) = find(name).filter(|_| find("wg").is_some()) else {
+pub(crate) fn at(side: Side) -> SocketAddr {
+    (side.underlay_address(), 8285).into()
+}
+
+/// The program, if it can be used here. It is said aloud if not.
+pub(crate) fn installed(name: &str) -> Option<PathBuf> {
+    let program = find(name).filter(|_| find("wg").is_some());
+    if program.is_none() {
         skipped(name);
-        return;
-    };
+    }
+    program
+}
+
+fn talks_with(name: &str) {
+    let Some(program) = installed(name) else { return };
     let options = LabOptions { pod_mtu: 1420, ..LabOptions::default() };
     let Some(mut cluster) = Cluster::bare(options) else { return };
     cluster.start_weft(Side::One, &sealed::config());
-    let key = make_keys(&cluster);
-    let other = Other::start(&cluster, &program, &own_key(&cluster));
+    let seat = Seat { number: 2, weft_at: at(Side::One) };
+    let key = make_keys(&cluster, seat);
+    let other = Other::start(&cluster, &program, (&own_key(&cluster), seat));
     // weft begins as soon as it knows of the peer.
-    write_lease(&cluster, &key);
+    write_lease(&cluster, (&key, &seat.subnet()), at(Side::Two));
     exchange(&cluster);
     // The other side has lost its sessions, and begins.
     let other = other.restart(&cluster, &own_key(&cluster));

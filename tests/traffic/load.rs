@@ -122,23 +122,48 @@ pub(crate) struct RunningStreams {
     share: u64,
 }
 
+/// One stream that flows slowly until it is told to end.
+pub(crate) struct LastingStream(RunningStreams);
+
+impl LastingStream {
+    /// Ends it and compares what was sent with what arrived.
+    pub(crate) fn finish(mut self) {
+        self.0.client.check_running().unwrap();
+        self.0.client.signal(Signal::TERM).unwrap();
+        let (sent, received) = self.0.collect();
+        assert_eq!(sent, received);
+        assert!(sent.iter().all(|(_, bytes)| *bytes > 0), "nothing was sent");
+    }
+}
+
 impl RunningStreams {
     /// Waits for their end and compares what was sent with what arrived. Gives the source address
     /// that the server saw.
     pub(crate) fn finish(self) -> String {
+        let (streams, share) = (self.streams, self.share);
         let sent: Streams = finish(self.client, LIMIT);
         let received: Streams = finish(self.server, SERVER_LIMIT);
-        let hashes = |streams: &Streams| {
-            let pairs = streams.streams.iter().map(|stream| (stream.sha256.clone(), stream.bytes));
-            let mut pairs: Vec<_> = pairs.collect();
-            pairs.sort();
-            pairs
-        };
         assert_eq!(hashes(&sent), hashes(&received));
-        assert_eq!(received.streams.len(), self.streams);
-        assert!(received.streams.iter().all(|stream| stream.bytes == self.share));
+        assert_eq!(received.streams.len(), streams);
+        assert!(received.streams.iter().all(|stream| stream.bytes == share));
         received.streams[0].peer.clone()
     }
+
+    /// What was sent and what arrived: hashes and lengths.
+    fn collect(self) -> (Hashes, Hashes) {
+        let sent: Streams = finish(self.client, LIMIT);
+        let received: Streams = finish(self.server, SERVER_LIMIT);
+        (hashes(&sent), hashes(&received))
+    }
+}
+
+type Hashes = Vec<(String, u64)>;
+
+fn hashes(streams: &Streams) -> Hashes {
+    let pairs = streams.streams.iter().map(|stream| (stream.sha256.clone(), stream.bytes));
+    let mut pairs: Vec<_> = pairs.collect();
+    pairs.sort();
+    pairs
 }
 
 impl Between<'_> {
@@ -162,12 +187,22 @@ impl Between<'_> {
 
     /// As [`Between::tcp`], without waiting for the streams to end.
     pub(crate) fn start_tcp(&self, streams: usize, bytes: u64) -> RunningStreams {
+        self.start_tcp_with(streams, bytes, &[])
+    }
+
+    /// A stream of some MiB a second, which leaves the machine to others and lasts as long as is wanted.
+    pub(crate) fn start_lasting_tcp(&self) -> LastingStream {
+        LastingStream(self.start_tcp_with(1, 1 << 40, &["--rate", "4000000"]))
+    }
+
+    fn start_tcp_with(&self, streams: usize, bytes: u64, more: &[&str]) -> RunningStreams {
         let (number, share) = (streams.to_string(), bytes / streams as u64);
         let server = self.serve(&["tcp-serve", &self.text(), "--streams", &number]);
         let total = bytes.to_string();
         #[rustfmt::skip]
         let arguments = ["tcp-send", &self.text(), "--streams", &number, "--bytes", &total,
             "--congestion", "cubic"];
+        let arguments = [&arguments[..], more].concat();
         let client = self.from.spawn(&command(&arguments)).unwrap();
         RunningStreams { client, server, streams, share }
     }
@@ -287,6 +322,8 @@ pub(crate) struct Seen {
     pub(crate) messages: u64,
     /// The others to it.
     pub(crate) others: u64,
+    /// Initiations of handshakes by "from to", whatever the port.
+    pub(crate) initiations: BTreeMap<String, u64>,
 }
 
 /// A look at everything on a device.

@@ -1,9 +1,13 @@
 //! Two hosts whose traffic is sealed: it arrives, nobody on the way can read it, and nothing gets past.
 
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use weft_bench::lab::{LabOptions, NETWORK, Namespace, Process, Side, Signal, wait_until};
+use weft_bench::lab::{
+    LabOptions, NETWORK, NETWORK_V6, Namespace, Process, Side, Signal, wait_until,
+};
 use weft_bench::train::Train;
 
 use crate::cluster::Cluster;
@@ -135,6 +139,13 @@ fn what_comes_past_the_tunnel_is_dropped() {
     let listed = listed.unwrap();
     let dropped = listed.lines().filter(|line| line.contains("drop"));
     assert!(dropped.clone().any(|line| !line.contains("packets 0 ")), "{listed}");
+    let told = || {
+        let drops = cluster.ask(Side::Two, "drops");
+        let mut lines = drops["kernel"].as_array().into_iter().flatten();
+        let line = lines.find(|line| line["reason"] == "past_the_tunnel");
+        Ok(line.and_then(|line| line["count"].as_u64()).filter(|count| *count >= 8))
+    };
+    wait_until("the drops to be told", PATIENCE, told).unwrap();
     cluster.lab.host(Side::One).ip(&["route", "del", &target, "via", &via]).unwrap();
     cluster.pods_from(Side::One).ping(&["-c", "3", "-i", "0.05"]);
     cluster.stop_daemons();
@@ -274,7 +285,11 @@ fn a_key_is_replaced_under_traffic() {
 /// Whatever a daemon tells, its secrets are not in it, in any form.
 #[test]
 fn no_secret_is_told() {
-    let Some(mut cluster) = start("uring") else { return };
+    let Some(mut cluster) = Cluster::bare(LabOptions::default()) else { return };
+    for side in Side::BOTH {
+        cluster.start_weft_with(side, &config(), &["--v", "10", "--healthz-port", "8280"]);
+    }
+    cluster.wait_for_traffic();
     cluster.pods_from(Side::One).tcp(1, 1 << 20);
     let mut texts = Vec::new();
     for question in [
@@ -287,6 +302,11 @@ fn no_secret_is_told() {
     ] {
         texts.push(cluster.node(Side::One).query(cluster.lab.host(Side::One), question).unwrap());
     }
+    let address = format!("http://{}:8280/metrics", Side::One.underlay_address());
+    let fetch = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())";
+    let metrics = cluster.lab.host(Side::Two).run(&["python3", "-c", fetch, &address]).unwrap();
+    assert!(metrics.contains("weft_sealing_sessions"), "{metrics}");
+    texts.push(metrics);
     let id = cluster.node(Side::One).process().id();
     for file in ["environ", "cmdline"] {
         let bytes = std::fs::read(format!("/proc/{id}/{file}")).unwrap();
@@ -306,6 +326,75 @@ fn no_secret_is_told() {
             assert!(!text.contains(&raw), "{text}");
         }
     }
+    cluster.finish();
+}
+
+/// A crash of a daemon that seals leaves nothing of its memory on any disk.
+#[test]
+fn no_core_of_a_sealing_daemon_is_written() {
+    let Some(mut cluster) = start("uring") else { return };
+    let mut node = cluster.take_weft(Side::One);
+    let host = cluster.lab.host(Side::One);
+    // A truncated core is one as well.
+    let dumps = |process: &mut Process| {
+        host.run(&["prlimit", "--pid", &process.id().to_string(), "--core=65536"]).unwrap();
+        process.signal(Signal::ABORT).unwrap();
+        process.wait(PATIENCE).unwrap().core_dumped()
+    };
+    let directory = cluster.lab.directory().to_str().unwrap();
+    let sleep = ["sh", "-c", "cd \"$0\" && echo ready && exec sleep 1000", directory];
+    let mut other = host.spawn(&sleep).unwrap();
+    other.wait_for_output("ready", PATIENCE).unwrap();
+    if !dumps(&mut other) {
+        let line = b"SKIPPED: no program leaves a core here, so none can be missing\n";
+        std::io::stderr().write_all(line).unwrap();
+    } else {
+        // The kernel's own answer to whether a core may be written: nobody else may look inside either.
+        assert!(!dumps(node.process_mut()), "a core was written");
+    }
+    drop((node, other));
+    cluster.finish();
+}
+
+/// A host without IPv4 is reached over IPv6.
+#[test]
+fn hosts_seal_over_an_ipv6_underlay() {
+    let options = LabOptions { ipv6: true, pod_mtu: 1420, ..LabOptions::default() };
+    let Some(mut cluster) = Cluster::bare(options) else { return };
+    crate::ipv6::add_underlay_addresses(&cluster);
+    let config = format!(
+        r#"{{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"{NETWORK_V6}","IPv6SubnetLen":64,
+            "Backend":{{"Type":"udp","Encryption":"wireguard","PSK":"{PSK}"}}}}"#
+    );
+    for side in Side::BOTH {
+        // A subnet of IPv4 beside it would be another lease.
+        let own = cluster.lab.directory().join(format!("host{}", side.number()));
+        let gateway = side.gateway_address_v6();
+        let before =
+            format!("FLANNEL_IPV6_NETWORK={NETWORK_V6}\nFLANNEL_IPV6_SUBNET={gateway}/64\n");
+        std::fs::create_dir_all(&own).unwrap();
+        std::fs::write(own.join("subnet.env"), before).unwrap();
+        cluster.start_weft(side, &config);
+    }
+    let target = Side::Two.pod_address_v6().into();
+    cluster.lab.wait_for_reply(Side::One, target, PATIENCE, || Ok(())).unwrap();
+    let host = cluster.lab.host(Side::One);
+    let capture = Capture::start(host, Side::One.underlay_device(), PATTERN[1]);
+    for side in Side::BOTH {
+        let between = cluster.pods_from_v6(side);
+        between.ping(&["-c", "10", "-i", "0.05", "-s", "500", "-p", PATTERN[0]]);
+        between.tcp(4, 32 << 20);
+        // 48 bytes of IPv6 and UDP headers.
+        between.echo(1300, 1420 - 48);
+        between.echo_in_fragments(1400, 1500);
+        let flows = Flows { count: 300, sizes: &[10, 700, 1372, 64], ..Flows::default() };
+        between.datagrams(flows).assert_intact();
+        assert_eq!(cluster.ask(side, "status")["device"]["mtu"], 1420);
+        let endpoint = peer(&cluster, side)["sealing"]["endpoint"].take();
+        assert_eq!(endpoint, format!("[fd00:168::{}]:8285", side.other().number() + 1));
+    }
+    let seen = capture.finish();
+    assert!(seen.clear == 0 && seen.others == 0 && seen.messages > 0, "{seen:?}");
     cluster.finish();
 }
 

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 
 # A length that no packet, buffer or segment size divides, so that a piece that is missing, doubled
 # or in the wrong place changes the content.
@@ -31,6 +32,7 @@ IPV6_RECVERR = 25
 IPV6_DONTFRAG = 62
 UDP_SEGMENT = 103
 SO_RCVBUFFORCE = 33
+SO_MAX_PACING_RATE = 47
 
 # Bytes of flow and sequence number at the head of each numbered datagram.
 MARK = struct.Struct("!HQ")
@@ -96,18 +98,18 @@ def drain(connection):
 
 
 def pour(connection, start, length):
-    """Sends `length` bytes; their length and hash."""
+    """Sends `length` bytes, or until it is told to stop; how many, and their hash."""
     digest, rest = hashlib.sha256(), length
     view = memoryview(POOL)
     connection.settimeout(STALL_SECONDS)
-    while rest:
+    while rest and not STOPPING.is_set():
         start %= len(POOL)
         part = view[start : start + min(rest, READ_BYTES)]
         connection.sendall(part)
         digest.update(part)
         start += len(part)
         rest -= len(part)
-    return length, digest.hexdigest()
+    return length - rest, digest.hexdigest()
 
 
 def described(streams):
@@ -135,12 +137,16 @@ def tcp_serve(options):
 
 def tcp_send(options):
     share = options.bytes // options.streams
+    signal.signal(signal.SIGTERM, lambda *_: STOPPING.set())
 
     def send(index):
         with socket.socket(family(options.address), socket.SOCK_STREAM) as connection:
             if options.congestion:
                 name = options.congestion.encode()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name)
+            if options.rate:
+                connection.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, options.rate)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.rate // 8)
             connection.settimeout(STALL_SECONDS)
             connection.connect((options.address, options.port))
             total, digest = pour(connection, index * 1_000_003, share)
@@ -385,26 +391,39 @@ def capture(options):
     listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
     listener.bind((options.device, 0))
     signal.signal(signal.SIGTERM, lambda *_: STOPPING.set())
-    found = dict(packets=0, clear=0, messages=0, others=0)
+    found = dict(packets=0, clear=0, messages=0, others=0, initiations={})
     text, port = options.address.encode(), options.port
     print("ready", flush=True)
     listener.settimeout(0.1)
+    end = None
     while True:
+        if STOPPING.is_set():
+            # What has been seen before is still to be counted, but other traffic may never end.
+            end = end or time.monotonic() + 0.5
         try:
             packet = listener.recv(1 << 17)
         except TimeoutError:
-            if STOPPING.is_set():
+            if end:
                 break
             continue
+        if end and time.monotonic() > end:
+            break
         found["packets"] += 1
         found["clear"] += text in packet
-        start = 14 + 20
-        if packet[12:14] != b"\x08\x00" or packet[23] != socket.IPPROTO_UDP:
+        is_v6 = packet[12:14] == b"\x86\xdd"
+        protocol, start = (packet[20], 14 + 40) if is_v6 else (packet[23], 14 + 20)
+        if packet[12:14] not in (b"\x08\x00", b"\x86\xdd") or protocol != socket.IPPROTO_UDP:
             continue
         if struct.unpack_from("!H", packet, start + 2)[0] == port:
             message = packet[start + 8 :]
             is_message = message[0] in (1, 2, 3, 4) and message[1:4] == bytes(3)
             found["messages" if is_message else "others"] += 1
+        if packet[start + 8 : start + 12] == bytes((1, 0, 0, 0)) and not is_v6:
+            from_to = "{}.{}.{}.{}:{} ".format(*packet[26:30], *struct.unpack_from("!H", packet, start))
+            from_to += "{}.{}.{}.{}:{}".format(
+                *packet[30:34], *struct.unpack_from("!H", packet, start + 2)
+            )
+            found["initiations"][from_to] = found["initiations"].get(from_to, 0) + 1
     report(**found)
 
 
@@ -442,6 +461,7 @@ def main():
     parser.add_argument("--streams", type=int, default=1)
     parser.add_argument("--bytes", type=int, default=1 << 20)
     parser.add_argument("--congestion")
+    parser.add_argument("--rate", type=int, default=0)
     parser.add_argument("--sizes", default="64")
     parser.add_argument("--run", type=int, default=1)
     parser.add_argument("--flows", type=int, default=1)
