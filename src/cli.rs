@@ -22,6 +22,7 @@ use crate::install_cni;
 use crate::logging;
 use crate::options::{ADMIN_SOCKET, Options, remarks, unused};
 use crate::plan;
+use crate::top::{self, Watching};
 use crate::trace;
 use crate::uninstall;
 
@@ -90,6 +91,8 @@ enum Command {
     /// The key of a host whose traffic is sealed
     #[command(subcommand)]
     Keys(Keys),
+    /// Watch rates, peers and drops in the terminal
+    Top(Watching),
     /// Look for what keeps this host from working, or from working well; changes nothing
     Doctor(Examining),
     /// Put a network config for container runtimes in its place, at once
@@ -154,6 +157,7 @@ fn run_command(command: &Command) -> ExitCode {
         Command::Trace(Tracing { source, destination, asking }) => {
             return trace::run(&asking.admin_socket, *source, *destination, asking.json);
         }
+        Command::Top(asked) => return top::run(asked),
         Command::Doctor(asked) => return doctor::run(asked),
         Command::InstallCni { source, target } => return install_cni::run(source, target),
         Command::Generate { directory } => return generate::run(Cli::command(), directory),

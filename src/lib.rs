@@ -11,5 +11,6 @@ mod install_cni;
 pub mod logging;
 pub mod options;
 mod plan;
+mod top;
 mod trace;
 mod uninstall;

@@ -12,6 +12,7 @@ mod chain;
 mod host;
 mod manifests;
 mod package;
+mod top;
 
 use std::path::Path;
 use std::process::Command;
