@@ -133,6 +133,14 @@ impl Tun {
         Ok(Tun { fd: fd.try_clone()?, name: name.clone(), index: *index, offloads: *offloads })
     }
 
+    /// Whether the device is still there. Once somebody has deleted it, nothing brings it back; one
+    /// that was made anew is another one.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        let mut request = Request::new(&self.name).expect("the device has this name");
+        request.has_device(self.fd.as_fd())
+    }
+
     /// The name asked for.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -100,6 +100,15 @@ impl UdpSocket {
         Ok(UdpSocket { socket, local, gro, segments_max, kernel_segments_max, buffers })
     }
 
+    /// Another hand on the same socket. Address and port stay taken as long as one of them is there.
+    ///
+    /// # Errors
+    ///
+    /// The process has too many files open.
+    pub fn try_clone(&self) -> io::Result<UdpSocket> {
+        Ok(UdpSocket { socket: self.socket.try_clone()?, ..*self })
+    }
+
     /// The bound address, with the port that was chosen if 0 was asked for.
     #[must_use]
     pub fn local(&self) -> SocketAddr {

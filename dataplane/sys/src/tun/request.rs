@@ -61,6 +61,8 @@ enum Operation {
     SetQueueLength,
     /// On any socket: index out.
     Index,
+    /// On `/dev/net/tun`: the name of the device behind it out.
+    Device,
 }
 
 impl Operation {
@@ -69,6 +71,7 @@ impl Operation {
             Operation::Create => libc::TUNSETIFF,
             Operation::SetQueueLength => libc::SIOCSIFTXQLEN as libc::Ioctl,
             Operation::Index => libc::SIOCGIFINDEX as libc::Ioctl,
+            Operation::Device => libc::TUNGETIFF,
         }
     }
 }
@@ -118,6 +121,12 @@ impl Request {
         let [first, second, third, fourth, ..] = self.value;
         // An index is a positive `int`, so the bytes mean the same as `u32`.
         Ok(u32::from_ne_bytes([first, second, third, fourth]))
+    }
+
+    /// Is there still a device behind an open `/dev/net/tun`? `EBADFD` says that it was deleted
+    /// (`__tun_chr_ioctl` of `drivers/net/tun.c`).
+    pub(super) fn has_device(&mut self, tun: BorrowedFd<'_>) -> bool {
+        self.perform(tun, Operation::Device, &[]).is_ok()
     }
 
     /// Is the interface up, with a process behind it? False for one that is down.

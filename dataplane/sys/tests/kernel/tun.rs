@@ -33,6 +33,19 @@ fn opens_the_device_asked_for() {
 }
 
 #[test]
+fn knows_that_the_device_was_deleted() {
+    in_new_namespace_with_tun("knows_that_the_device_was_deleted", || {
+        let tun = open();
+        let same = tun.try_clone().unwrap();
+        assert!(tun.is_attached() && same.is_attached());
+        ip("link delete flannel0");
+        assert!(!tun.is_attached() && !same.is_attached());
+        let another = open();
+        assert!(another.is_attached() && !tun.is_attached());
+    });
+}
+
+#[test]
 fn negotiates_all_offloads() {
     const NAME: &str = "negotiates_all_offloads";
     in_new_namespace_with_tun(NAME, || {
