@@ -7,11 +7,13 @@ pub mod client;
 pub mod server;
 pub mod show;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use weft_ctrl::status::{PathStatus, PathSwitches};
 
 /// Bytes of a request line. Every request is far shorter; this bounds what a stranger can make the
 /// daemon hold.
@@ -91,6 +93,13 @@ pub struct Status {
     /// What the kernel has asked for, where it gets only that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_demand: Option<OnDemand>,
+    /// Of these, by the path that packets take, where there are several; two where those of IPv4 and
+    /// IPv6 differ.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub paths: BTreeMap<String, usize>,
+    /// How often peers were given other paths since the start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path_switches: Vec<PathSwitches>,
     /// Number of the table in use; it grows with every change.
     pub epoch: u64,
     /// Whether source ports are random, if packets that leave the network are masqueraded.
@@ -158,6 +167,9 @@ pub struct Network {
     pub backend: String,
     /// UDP port, the same on all hosts; `None` where there is none.
     pub port: Option<u16>,
+    /// The paths that nodes open to each other, by their names.
+    #[serde(default)]
+    pub paths: Vec<String>,
 }
 
 /// The interface for traffic between hosts.
@@ -316,7 +328,7 @@ pub struct Peer {
     pub reason: Option<String>,
     /// The paths that both hosts have, where there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub paths: Vec<PeerPath>,
+    pub paths: Vec<PathStatus>,
     /// Its identity, if it is a weft node.
     pub id: Option<String>,
     /// Seconds since its lease was seen first.
@@ -347,25 +359,6 @@ pub struct PeerSealing {
     pub given_up: u64,
     /// Packets that waited for a session and were dropped.
     pub packets_dropped: u64,
-}
-
-/// One of several paths to another host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PeerPath {
-    /// Its name in the network config.
-    pub path: String,
-    /// The subnet that it leads to.
-    pub subnet: String,
-    /// Packets take it.
-    pub chosen: bool,
-    /// What is wrong with it, or `nothing`.
-    pub problem: String,
-    /// Bytes of the largest packet that gets through, if that is known.
-    pub mtu: Option<usize>,
-    /// Microseconds there and back.
-    pub round_trip_us: Option<u64>,
-    /// Part of the probes without an answer, from 0 to 1.
-    pub loss: Option<f64>,
 }
 
 /// Packets that were not handed on.

@@ -511,7 +511,7 @@ fn wanted_rules(config: &NetworkConfig, own: &Leaf) -> netfilter::Wanted {
     let subnets = own.subnets();
     let overlay = |subnet: IpNet| {
         let network = config.networks().find(|network| network.contains(&subnet))?;
-        Some(Overlay { network, subnet })
+        Some(Overlay { network, subnet, fixed_source: config.backend.paths().len() > 1 })
     };
     netfilter::Wanted {
         overlays: subnets.filter_map(overlay).collect(),

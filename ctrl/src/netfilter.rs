@@ -8,6 +8,7 @@
 
 mod blackhole;
 mod bridge;
+mod clamp;
 mod command;
 mod drops;
 mod iptables;
@@ -74,6 +75,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Where packets may take several paths, some are the kernel's.
+    fn is_clamped(&self) -> bool {
+        self.overlays.iter().any(|overlay| overlay.fixed_source)
+    }
+
     fn overlay(&self, family: Family) -> Option<Overlay> {
         self.overlays.iter().copied().find(|overlay| overlay.family() == family)
     }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::{NetworkConfig, PathKind, SubnetRange};
 use crate::desired::demand::Counts;
 use crate::desired::kernel::{self, OnLink, Path};
 use crate::desired::{Accepted, Hop, View};
-use crate::health::choice::objection;
+use crate::health::choice::{Objection, in_words, objection};
 use crate::health::{Candidate, Standing};
 use crate::identity::Identity;
 use crate::interface::Interface;
@@ -70,8 +70,8 @@ pub struct Status {
     /// What the kernel has asked for, if it gets only that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_demand: Option<OnDemandStatus>,
-    /// How often a peer was given another path since the start.
-    pub path_switches: u64,
+    /// How often peers were given other paths since the start.
+    pub path_switches: Vec<PathSwitches>,
     /// Leases of other backends.
     pub skipped: Vec<SkippedStatus>,
     /// Leases that are not believed now.
@@ -98,6 +98,8 @@ pub struct ConfigStatus {
     pub backend: &'static str,
     /// UDP port between the nodes, where there is one.
     pub port: Option<u16>,
+    /// The paths that nodes open to each other, by their names.
+    pub paths: Vec<String>,
     /// IPv4 subnets.
     pub v4: Option<RangeStatus>,
     /// IPv6 subnets.
@@ -246,7 +248,7 @@ pub struct DeviceStatus {
 }
 
 /// A peer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct PeerStatus {
     /// IPv4 subnet.
     pub subnet: Option<String>,
@@ -279,17 +281,35 @@ pub struct PeerStatus {
     since: Option<Instant>,
 }
 
+/// How often peers went from one path to another for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathSwitches {
+    /// The path that was left, by its name in the config.
+    pub from: String,
+    /// The one that was taken.
+    pub to: String,
+    /// What was wrong with the one that was left, as in [`PathStatus::fault`]; `none` if a better one
+    /// could be had.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
+}
+
 /// One of several paths to a peer.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PathStatus {
     /// Its name in the config.
-    pub path: &'static str,
+    pub path: String,
     /// The peer's subnet that it leads to.
     pub subnet: String,
     /// Packets take it.
     pub chosen: bool,
-    /// What is wrong with it, or `nothing`.
+    /// What is wrong with it, in words, or `nothing`.
     pub problem: String,
+    /// The same for programs: `none`, `closed`, `unknown`, `dead`, `proving`, `narrow`, `lossy`, or
+    /// `peer` if it is the other host that does not find it good.
+    #[serde(default)]
+    pub fault: String,
     /// Bytes of the largest packet that gets through, if that is known. Larger ones than pods send
     /// are not tried.
     pub mtu: Option<usize>,
@@ -306,11 +326,13 @@ impl PathStatus {
             _ => None,
         };
         let round_trip = assessment.and_then(|one| one.round_trip);
+        let objection = objection(candidate.standing);
         Self {
-            path: candidate.path.name(),
+            path: candidate.path.name().to_owned(),
             subnet: subnet.to_string(),
             chosen: candidate.path == chosen,
-            problem: objection(candidate.standing),
+            problem: in_words(objection),
+            fault: objection.map_or("none", Objection::name).to_owned(),
             mtu: assessment.and_then(|one| one.mtu),
             round_trip_us: round_trip.and_then(|time| time.as_micros().try_into().ok()),
             loss: assessment.map(|one| one.loss),
@@ -509,6 +531,7 @@ impl Status {
         self.config = Some(ConfigStatus {
             backend: config.backend.name(),
             port: config.backend.port(),
+            paths: config.backend.paths().iter().map(ToString::to_string).collect(),
             v4: config.v4.as_ref().map(range),
             v6: config.v6.as_ref().map(range),
             allowed_sources: sources.map(ToString::to_string).collect(),

@@ -156,7 +156,8 @@ pub fn previous_overlays(path: &Path) -> Vec<Overlay> {
         variables.get(name).and_then(|text| only(text)).map(|net: IpNet| net.trunc())
     };
     let overlay = |(network, subnet): (&str, &str)| {
-        let overlay = Overlay { network: net(network)?, subnet: net(subnet)? };
+        let (network, subnet) = (net(network)?, net(subnet)?);
+        let overlay = Overlay { network, subnet, fixed_source: false };
         overlay.network.contains(&overlay.subnet).then_some(overlay)
     };
     [("FLANNEL_NETWORK", "FLANNEL_SUBNET"), ("FLANNEL_IPV6_NETWORK", "FLANNEL_IPV6_SUBNET")]

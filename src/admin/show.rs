@@ -1,6 +1,7 @@
 //! Answers as tables for people.
 
 use serde_json::{Map, Value};
+use weft_ctrl::status::PathSwitches;
 
 use super::{
     Datastore, Drop, Drops, OnDemand, PeerSealing, Peers, Released, Rotated, Sealing, Status,
@@ -56,6 +57,7 @@ pub fn status(status: &Status) -> String {
         );
         ("  on demand".to_owned(), text)
     }));
+    rows.extend(path_rows(status));
     rows.extend(remarks(status));
     if let Some(traffic) = &status.traffic {
         rows.extend(traffic_rows(traffic));
@@ -211,6 +213,21 @@ fn session(sealing: Option<&PeerSealing>) -> String {
 /// `weft keys rotate`.
 pub fn rotated(rotated: &Rotated) -> String {
     format!("This host's key is now {}. Its lease says so.\n", rotated.key)
+}
+
+/// Which paths peers are reached on, and how often that has changed.
+fn path_rows(status: &Status) -> Vec<(String, String)> {
+    let mut rows: Vec<_> = status
+        .paths
+        .iter()
+        .map(|(path, count)| (format!("  on {path}"), count.to_string()))
+        .collect();
+    rows.extend(status.path_switches.iter().map(|switches| {
+        let PathSwitches { from, to, reason, count } = switches;
+        let why = if reason == "none" { "a better path" } else { reason };
+        ("  other path".to_owned(), format!("{count} times from {from} to {to}: {why}"))
+    }));
+    rows
 }
 
 /// What is not as somebody may expect it, though nothing is broken.

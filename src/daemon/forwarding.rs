@@ -42,6 +42,8 @@ const LOCKED_BYTES: u64 = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Forwarding {
     control: Mutex<Control>,
+    /// Held while workers are replaced, which happens for several reasons and takes a while.
+    replacing: Mutex<()>,
     crew: Crew,
     info: WorkerInfo,
     events: mpsc::Sender<Told>,
@@ -84,10 +86,12 @@ struct Lane {
     earlier: Snapshot,
 }
 
-/// What all workers of a daemon have in common, and the queue of each.
+/// What all workers of a daemon have in common, and what each works on. Device and sockets are held
+/// here too, so that nobody takes their places while a worker has ended.
 #[derive(Debug)]
 struct Recipe {
     queues: Vec<Tun>,
+    sockets: Vec<WorkerSockets>,
     inner_mtu: u16,
     engine: EngineWish,
     without: WithoutRing,
@@ -116,6 +120,12 @@ pub(super) struct Equipment {
     pub(super) table: Arc<Table>,
 }
 
+/// What a recipe had in the place of something new.
+struct Before {
+    queues: Option<Vec<Tun>>,
+    sockets: Option<Vec<WorkerSockets>>,
+}
+
 /// What one worker has counted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counted {
@@ -124,13 +134,14 @@ pub(super) struct Counted {
 }
 
 impl Recipe {
-    /// The options of all workers, who get these sockets.
-    fn with(&self, sockets: Vec<WorkerSockets>) -> Result<Vec<WorkerOptions>> {
-        let all = || sockets.iter().flat_map(|worker| &worker.receivers);
+    /// The options of all workers.
+    fn options(&self) -> Result<Vec<WorkerOptions>> {
+        let all = || self.sockets.iter().flat_map(|worker| &worker.receivers);
         let segments_max = all().map(UdpSocket::segments_max).min().unwrap_or(1);
         let joined_max = all().map(UdpSocket::kernel_segments_max).min().unwrap_or(1);
-        let mut options = Vec::with_capacity(sockets.len());
-        for (number, (tun, sockets)) in self.queues.iter().zip(sockets).enumerate() {
+        let mut options = Vec::with_capacity(self.sockets.len());
+        for (number, (tun, sockets)) in self.queues.iter().zip(&self.sockets).enumerate() {
+            let sockets = sockets.try_clone().context("could not share the sockets")?;
             options.push(WorkerOptions {
                 number,
                 tun: tun.try_clone().context("could not share the device")?,
@@ -147,6 +158,15 @@ impl Recipe {
             });
         }
         Ok(options)
+    }
+
+    fn take_back(&mut self, before: Before) {
+        if let Some(queues) = before.queues {
+            self.queues = queues;
+        }
+        if let Some(sockets) = before.sockets {
+            self.sockets = sockets;
+        }
     }
 }
 
@@ -247,11 +267,11 @@ impl Forwarding {
         }
         let beginnings = keys.map(|keys| Beginnings::new(keys, crew.count, inner_mtu));
         let sealing = beginnings.as_ref().map(|(_, sealing)| Arc::clone(sealing));
-        let recipe = Recipe { queues, inner_mtu, engine, without, habits, sealing, table };
+        let recipe = Recipe { queues, sockets, inner_mtu, engine, without, habits, sealing, table };
         let (sender, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
-        let second = second_socket(&sockets)?;
+        let second = second_socket(&recipe.sockets)?;
         let mut workers = Vec::new();
-        spawn_all(recipe.with(sockets)?, 0, &sender, &mut workers)?;
+        spawn_all(recipe.options()?, 0, &sender, &mut workers)?;
         let info = workers.first().context("there is no worker")?.info().clone();
         let lanes = workers.into_iter().map(Lane::new).collect();
         let sealer = match beginnings {
@@ -262,7 +282,14 @@ impl Forwarding {
         };
         let control = Control { lanes, replacements: 0, sealer, recipe: Some(recipe) };
         let works = watch::Sender::new(true);
-        let forwarding = Self { control: Mutex::new(control), crew, info, events: sender, works };
+        let forwarding = Self {
+            control: Mutex::new(control),
+            replacing: Mutex::new(()),
+            crew,
+            info,
+            events: sender,
+            works,
+        };
         Ok((Arc::new(forwarding), receiver))
     }
 
@@ -272,29 +299,74 @@ impl Forwarding {
     /// predecessors stopped, so that somebody reads the queues all the time; a failure leaves
     /// everything as it was. What a predecessor still holds is counted as `Stopped`, and datagrams that
     /// wait in its sockets are lost with them.
-    ///
-    /// The caller does this again only when it is done.
     pub(super) fn replace_sockets(&self, sockets: Vec<WorkerSockets>) -> Result<()> {
         let second = second_socket(&sockets)?;
-        let (options, replacements) = {
-            let control = self.control();
-            let Some(recipe) = &control.recipe else { bail!("The daemon is about to stop") };
-            (recipe.with(sockets)?, control.replacements + 1)
-        };
-        let mut successors = Vec::new();
-        if let Err(error) = spawn_all(options, replacements, &self.events, &mut successors) {
-            self.give_up(successors);
-            return Err(error);
-        }
-        let predecessors = self.hand_over(successors)?;
+        self.replace(None, Some(sockets))?;
         if let Some(sealer) = &self.control().sealer {
             sealer.set_socket(second);
         }
+        Ok(())
+    }
+
+    /// Starts workers in the place of those that have ended or are stuck, on the sockets in use, and on
+    /// the device in use unless other queues are given. Waits, also for those that are stuck, but not
+    /// long. A failure leaves everything as it was.
+    pub(super) fn restart(&self, queues: Option<Vec<Tun>>) -> Result<()> {
+        self.replace(queues, None)
+    }
+
+    /// Whether the device was deleted under the workers.
+    pub(super) fn has_lost_device(&self) -> bool {
+        let control = self.control();
+        let mut queues = control.recipe.iter().flat_map(|recipe| &recipe.queues);
+        queues.any(|queue| !queue.is_attached())
+    }
+
+    fn replace(&self, queues: Option<Vec<Tun>>, sockets: Option<Vec<WorkerSockets>>) -> Result<()> {
+        let _turn = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (options, before, replacements) = self.prepare(queues, sockets)?;
+        let mut successors = Vec::new();
+        if let Err(error) = spawn_all(options, replacements, &self.events, &mut successors) {
+            self.give_up(successors);
+            self.take_back(before);
+            return Err(error);
+        }
+        let predecessors = self.hand_over(successors)?;
         if let Err(error) = stop_all(predecessors) {
-            error!(%error, "a worker of the old sockets did not stop");
+            error!(%error, "a worker that was replaced did not stop");
         }
         self.control().lanes.iter_mut().for_each(Lane::fold_leaving);
         Ok(())
+    }
+
+    /// What successors begin with; what the recipe had instead of it until now; and how often workers
+    /// will have been replaced.
+    fn prepare(
+        &self,
+        queues: Option<Vec<Tun>>,
+        sockets: Option<Vec<WorkerSockets>>,
+    ) -> Result<(Vec<WorkerOptions>, Before, u64)> {
+        let mut control = self.control();
+        let replacements = control.replacements + 1;
+        let Some(recipe) = &mut control.recipe else { bail!("The daemon is about to stop") };
+        let before = Before {
+            queues: queues.map(|queues| std::mem::replace(&mut recipe.queues, queues)),
+            sockets: sockets.map(|sockets| std::mem::replace(&mut recipe.sockets, sockets)),
+        };
+        match recipe.options() {
+            Ok(options) => Ok((options, before, replacements)),
+            Err(error) => {
+                recipe.take_back(before);
+                Err(error)
+            }
+        }
+    }
+
+    /// The successors did not start.
+    fn take_back(&self, before: Before) {
+        if let Some(recipe) = &mut self.control().recipe {
+            recipe.take_back(before);
+        }
     }
 
     /// Makes these the workers, and gives those back that were.

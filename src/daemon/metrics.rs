@@ -74,6 +74,8 @@ enum Value {
     Counter(u64),
     Seconds(f64),
     Gauge(u64),
+    /// A gauge that is no whole number.
+    Part(f64),
     Histogram(HistogramSnapshot),
     Delays(TableDelays),
     /// Always 1; the labels say it.
@@ -84,7 +86,7 @@ impl Value {
     fn kind(self) -> MetricType {
         match self {
             Self::Counter(_) | Self::Seconds(_) => MetricType::Counter,
-            Self::Gauge(_) => MetricType::Gauge,
+            Self::Gauge(_) | Self::Part(_) => MetricType::Gauge,
             Self::Histogram(_) | Self::Delays(_) => MetricType::Histogram,
             Self::Info => MetricType::Info,
         }
@@ -103,6 +105,7 @@ impl Value {
             Self::Counter(value) => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
             Self::Seconds(value) => encoder.encode_counter::<NoLabelSet, _, f64>(&value, None),
             Self::Gauge(value) => encoder.encode_gauge(&value),
+            Self::Part(value) => encoder.encode_gauge(&value),
             Self::Histogram(histogram) => {
                 let bound = |bound: Option<u64>| bound.map_or(f64::INFINITY, |bound| bound as f64);
                 let buckets: Vec<(f64, u64)> =

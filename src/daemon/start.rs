@@ -62,18 +62,18 @@ async fn move_packets(
     degraded::log(forwarding.info(), options.without);
     state.set_forwarding(Arc::clone(&forwarding));
     let wishes = state.take_wishes();
-    let addresses = begun.bind_addresses();
     let has_other_paths = begun.config().backend.paths().len() > 1;
     let acquired = begun.acquire().await?;
     forwarding.adopt(&acquired.first_table())?;
     let running = acquired.configure(&name, index).await?;
     let tables = Tables { forwarding: Arc::clone(&forwarding), without: options.without };
-    let care = care::Care { addresses, has_other_paths, without: options.without };
+    let (without, forwarding) = (options.without, &forwarding);
+    let care = care::Care { state, forwarding, has_other_paths, without };
     tokio::select! {
         outcome = running.run_releasable(tables, std::future::pending(), wishes) => outcome?,
-        failure = care::look_after(&mut events, state, &forwarding, care) => match failure? {},
+        failure = care.look_after(&mut events) => match failure? {},
         never = announce_readiness(state) => match never {},
-        never = watchdog::watch(&forwarding, state) => match never {},
+        never = watchdog::watch(forwarding, state) => match never {},
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What the daemon knows about itself, for the answers to subcommands and probes.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -43,9 +44,23 @@ struct Known {
     /// For the control loop, once it runs.
     wishes: Option<mpsc::Receiver<Wish>>,
     paths: Paths,
-    /// A worker has ended and has no successor yet.
-    has_dead_worker: bool,
+    /// Why packets are not moved, once a worker has ended or was given up, until it has a successor.
+    failed: Option<String>,
     stalls: Stalls,
+}
+
+impl Known {
+    fn moves_packets(&self) -> bool {
+        self.stalls.now().is_none() && self.failed.is_none()
+    }
+
+    fn failure(&self) -> Option<String> {
+        let reason = self.failed.as_ref()?;
+        Some(format!(
+            "A packet worker has ended ({reason}). Peers are reached on other paths until it is \
+             started anew"
+        ))
+    }
 }
 
 impl State {
@@ -105,14 +120,14 @@ impl State {
         !self.known().paths.is_gone(worker)
     }
 
-    /// A worker has ended and has no successor yet.
-    pub(super) fn set_dead_worker(&self, is_dead: bool) {
-        self.known().has_dead_worker = is_dead;
+    /// A worker has ended or was given up, for this reason; `None` once it has a successor.
+    pub(super) fn set_failed(&self, reason: Option<String>) {
+        self.known().failed = reason;
     }
 
-    /// Whether a worker has ended and has no successor yet.
-    pub(super) fn has_dead_worker(&self) -> bool {
-        self.known().has_dead_worker
+    /// Whether a worker has ended or was given up and has no successor yet.
+    pub(super) fn has_failed(&self) -> bool {
+        self.known().failed.is_some()
     }
 
     /// All workers were replaced, so often by now.
@@ -129,7 +144,7 @@ impl State {
 
     /// Whether this host can be given work: the control loop says so, and packets are moved.
     pub(super) fn is_ready(&self) -> bool {
-        self.control.is_ready() && self.known().stalls.now().is_none()
+        self.control.is_ready() && self.known().moves_packets()
     }
 
     /// Where wishes of the running node arrive. There is one taker.
@@ -145,10 +160,13 @@ impl State {
             return checks;
         }
         let known = self.known();
-        let problem = match (&known.forwarding, known.stalls.now().is_some()) {
-            (None, _) => Some("Not there yet".to_owned()),
-            (Some(_), true) => Some("A packet worker does not go on".to_owned()),
-            (Some(_), false) => None,
+        let problem = match &known.forwarding {
+            None => Some("Not there yet".to_owned()),
+            Some(_) if known.failed.is_some() => known.failure(),
+            Some(_) if known.stalls.now().is_some() => {
+                Some("A packet worker does not go on".to_owned())
+            }
+            Some(_) => None,
         };
         checks.push(status::Check { name: "engine", problem });
         checks
@@ -175,7 +193,7 @@ impl State {
             |peer: &&status::PeerStatus| peer_id(peer).is_some_and(|id| !known.paths.segments(id));
         let peers = &control.peers;
         Scrape {
-            ready: control.ready && known.stalls.now().is_none(),
+            ready: control.ready && known.moves_packets(),
             uptime: self.started.elapsed(),
             resident_bytes: kernel::resident_bytes(),
             stalls: known.stalls.count,
@@ -197,7 +215,10 @@ impl State {
 impl Answers for State {
     fn status(&self) -> Status {
         let control = self.control.snapshot();
-        let stalled = self.with_stalls(|stalls| stalls.now().map(stalled));
+        let (stalled, moves_packets, failure) = {
+            let known = self.known();
+            (known.stalls.now().map(stalled), known.moves_packets(), known.failure())
+        };
         let forwarding = self.forwarding();
         let forwarding = forwarding.as_deref();
         // Asked once, so that the sums are those of the workers beside them.
@@ -206,7 +227,7 @@ impl Answers for State {
             version: VERSION.to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            ready: control.ready && stalled.is_none(),
+            ready: control.ready && moves_packets,
             stalled,
             source: self.source.clone(),
             datastore: datastore(&control.source),
@@ -220,6 +241,8 @@ impl Answers for State {
             peers: control.peers.len(),
             on_demand: control.on_demand.map(on_demand),
             masquerade_fully_random: control.masquerade_fully_random,
+            paths: by_path(&control.peers),
+            path_switches: control.path_switches,
             epoch: control.epoch,
             rejected: control.rejected.iter().map(rejected).collect(),
             skipped: control.skipped.iter().map(skipped).collect(),
@@ -236,7 +259,7 @@ impl Answers for State {
                 expires_in_seconds: lease.expires_in_seconds,
             }),
             device: control.device.map(|device| Device { name: device.name, mtu: device.mtu }),
-            problems: control.problems,
+            problems: control.problems.into_iter().chain(failure).collect(),
             config_change: control.config_change,
             foreign: control.foreign,
         }
@@ -337,6 +360,7 @@ fn network(config: &status::ConfigStatus) -> Network {
         ipv6: config.v6.as_ref().map(|range| range.network.clone()),
         backend: config.backend.to_owned(),
         port: config.port,
+        paths: config.paths.clone(),
     }
 }
 
@@ -378,16 +402,15 @@ fn peer_id(peer: &status::PeerStatus) -> Option<PeerId> {
     Some(PeerId { slot: peer.slot?, generation: peer.generation? })
 }
 
-fn describe_path(path: status::PathStatus) -> crate::admin::PeerPath {
-    crate::admin::PeerPath {
-        path: path.path.to_owned(),
-        subnet: path.subnet,
-        chosen: path.chosen,
-        problem: path.problem,
-        mtu: path.mtu,
-        round_trip_us: path.round_trip_us,
-        loss: path.loss,
+/// How many peers are reached on which path. Empty where no peer has several.
+fn by_path(peers: &[status::PeerStatus]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    if peers.iter().any(|peer| !peer.paths.is_empty()) {
+        for peer in peers {
+            *counts.entry(peer.path.clone()).or_default() += 1;
+        }
     }
+    counts
 }
 
 fn describe(peer: status::PeerStatus, paths: &Paths) -> Peer {
@@ -401,7 +424,7 @@ fn describe(peer: status::PeerStatus, paths: &Paths) -> Peer {
         addresses: peer.addresses,
         path: peer.path,
         reason: peer.reason,
-        paths: peer.paths.into_iter().map(describe_path).collect(),
+        paths: peer.paths,
         id: peer.id.map(|id| id.to_string()),
         age_seconds: peer.age_seconds,
         takes_ipv6: peer.takes_ipv6,

@@ -87,7 +87,7 @@ pub(super) async fn watch(forwarding: &Forwarding, state: &State) -> Infallible 
         // The last event of one that has ended says so, too, but only if there is a table to offer.
         if is_stuck || has_ended {
             forwarding.set_works(false);
-        } else if !state.has_dead_worker() {
+        } else if !state.has_failed() {
             forwarding.set_works(true);
         }
     }

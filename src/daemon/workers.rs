@@ -1,5 +1,6 @@
 //! How many workers there are, and what each of them works on.
 
+use std::io;
 use std::net::SocketAddr;
 use std::thread::available_parallelism;
 
@@ -22,6 +23,16 @@ pub(super) struct WorkerSockets {
     pub(super) receivers: Vec<UdpSocket>,
     /// At a port of the worker's own.
     pub(super) senders: Vec<UdpSocket>,
+}
+
+impl WorkerSockets {
+    /// Other hands on the same sockets.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        let clones = |sockets: &[UdpSocket]| -> io::Result<Vec<UdpSocket>> {
+            sockets.iter().map(UdpSocket::try_clone).collect()
+        };
+        Ok(Self { receivers: clones(&self.receivers)?, senders: clones(&self.senders)? })
+    }
 }
 
 impl Crew {

@@ -94,10 +94,11 @@ fn daemon(socket: &Path) -> Answer {
 
 fn overlays(status: &Status) -> Vec<Overlay> {
     let (Some(network), Some(lease)) = (&status.network, &status.lease) else { return Vec::new() };
+    let fixed_source = status.network.iter().any(|network| network.paths.len() > 1);
     let pairs = [(&network.ipv4, &lease.subnet), (&network.ipv6, &lease.ipv6_subnet)];
     let overlay = |(network, subnet): (&Option<String>, &Option<String>)| {
         let (network, subnet) = (network.as_ref()?.parse().ok()?, subnet.as_ref()?.parse().ok()?);
-        Some(Overlay { network, subnet })
+        Some(Overlay { network, subnet, fixed_source })
     };
     pairs.into_iter().filter_map(overlay).collect()
 }

@@ -310,23 +310,25 @@ fn masquerading(status: &Status, facts: &Facts, route: &Routed, trace: &mut Trac
         return;
     };
     trace.is_masqueraded = is_masqueraded;
-    trace.masqueraded = if is_masqueraded {
-        format!("yes, with the address of {}, by {rule}", route.device)
-    } else {
-        format!("no, by {rule}")
+    trace.masqueraded = match is_masqueraded {
+        true if rule.contains("--to-source") => format!("yes, by {rule}"),
+        true => format!("yes, with the address of {}, by {rule}", route.device),
+        false => format!("no, by {rule}"),
     };
 }
 
 /// The network and the own subnet of the family.
 fn overlay(status: &Status, address: IpAddr) -> Option<Overlay> {
     let (network, lease) = (status.network.as_ref()?, status.lease.as_ref()?);
+    let fixed_source = network.paths.len() > 1;
     let (network, subnet) = if address.is_ipv4() {
         (&network.ipv4, &lease.subnet)
     } else {
         (&network.ipv6, &lease.ipv6_subnet)
     };
     let net = |text: &Option<String>| text.as_ref()?.parse::<IpNet>().ok().map(|net| net.trunc());
-    Some(Overlay { network: net(network)?, subnet: net(subnet)? })
+    let (network, subnet) = (net(network)?, net(subnet)?);
+    Some(Overlay { network, subnet, fixed_source })
 }
 
 #[cfg(test)]

@@ -43,6 +43,11 @@ impl Stream {
     }
 
     pub(crate) fn from_to((from, near): (&Host, IpAddr), (to, far): (&Host, IpAddr)) -> Self {
+        Self::across((&from.namespace, near), (&to.namespace, far))
+    }
+
+    /// From an address in one network namespace to an address in another.
+    pub(crate) fn across((from, near): (&str, IpAddr), (to, far): (&str, IpAddr)) -> Self {
         let (chunks, ending) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let address = SocketAddr::new(far, PORT);
         let listener = within(to, move || TcpListener::bind(address).unwrap()).join().unwrap();
@@ -77,12 +82,12 @@ impl Stream {
     }
 }
 
-/// Runs on a thread within the network namespace of a host.
+/// Runs on a thread within a network namespace.
 fn within<T: Send + 'static>(
-    host: &Host,
+    namespace: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
-    let namespace = File::open(format!("/run/netns/{}", host.namespace)).unwrap();
+    let namespace = File::open(format!("/run/netns/{namespace}")).unwrap();
     std::thread::spawn(move || {
         setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
         body()

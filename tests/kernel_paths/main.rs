@@ -7,6 +7,7 @@
 #[path = "../shared/accounting.rs"]
 mod accounting;
 mod direct;
+mod engine;
 mod faults;
 mod flannel;
 mod golden;
@@ -14,6 +15,7 @@ mod golden;
 #[expect(dead_code, reason = "shared with the tests of the daemon")]
 mod host;
 mod killed;
+mod masquerade;
 mod on_demand;
 mod paths;
 mod plan;
@@ -21,7 +23,9 @@ mod refused;
 #[path = "../etcd/stream.rs"]
 #[expect(dead_code, reason = "shared with the tests with etcd")]
 mod stream;
+mod surgeon;
 mod swap;
+mod three;
 mod trace;
 mod traffic;
 mod two;

@@ -6,19 +6,19 @@ use crate::host::{Daemon, Host};
 use crate::stream::Stream;
 use crate::world::{Families, World, ping, pods, routes};
 
-const ALL: &str = r#"{"Type":"udp","Paths":["host-gw","vxlan","udp"]}"#;
+pub(crate) const ALL: &str = r#"{"Type":"udp","Paths":["host-gw","vxlan","udp"]}"#;
 
 /// A dead path is left within three seconds; what takes longer here is the machine's load.
-const LEFT_WITHIN: Duration = Duration::from_secs(9);
+pub(crate) const LEFT_WITHIN: Duration = Duration::from_secs(30);
 
 /// A path that was left often is returned to after minutes. This is after the first few times.
-const RETURNED_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const RETURNED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Drops packets that come in at a host, or lets them through again.
-struct Filter<'a>(&'a Host);
+pub(crate) struct Filter<'a>(&'a Host);
 
 impl<'a> Filter<'a> {
-    fn drop(host: &'a Host, rule: &str) -> Self {
+    pub(crate) fn drop(host: &'a Host, rule: &str) -> Self {
         host.run(&["nft", "add", "table", "inet", "fault"]);
         let hook = "{ type filter hook prerouting priority -400; }";
         host.run(&["nft", "add", "chain", "inet", "fault", "in", hook]);
@@ -33,12 +33,12 @@ impl Drop for Filter<'_> {
     }
 }
 
-fn path(daemon: &Daemon<'_>) -> String {
+pub(crate) fn path(daemon: &Daemon<'_>) -> String {
     daemon.ask("peers")["peers"][0]["path"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Waits until both take a path; how long that took.
-fn wait_for(daemons: [&Daemon<'_>; 2], wanted: &str, most: Duration) -> Duration {
+pub(crate) fn wait_for(daemons: [&Daemon<'_>; 2], wanted: &str, most: Duration) -> Duration {
     let start = Instant::now();
     while daemons.iter().any(|daemon| path(daemon) != wanted) {
         let shown = daemons.map(|daemon| daemon.show("peers"));
@@ -128,4 +128,36 @@ fn both_families_take_the_best_path() {
         ping(&world.left, near, far);
         ping(&world.right, far, near);
     }
+}
+
+/// No path takes large packets, and nobody on the way says so. The workers learn it from the probes.
+#[test]
+fn the_engine_learns_what_its_path_takes() {
+    let backend = r#"{"Type":"udp","Paths":["host-gw","udp"]}"#;
+    let Some(world) = World::new(Families::V4, backend) else { return };
+    // Each packet by itself, as on a wire, so that the filter sees how large they are.
+    let off = ["gso", "off", "tso", "off", "gro", "off", "tx-udp-segmentation", "off"];
+    let whole = [&["ethtool", "-K", "u1"], &off[..]].concat();
+    if !world.left.command(&whole).output().is_ok_and(|output| output.status.success()) {
+        println!("SKIPPED: needs ethtool, and a link that can do without offloads");
+        return;
+    }
+    let (left, right) = start(&world);
+    let (near, far) = (pods(&world.left, &left)[0], pods(&world.right, &right)[0]);
+    let stream = Stream::from_to((&world.left, near), (&world.right, far));
+    let _narrow = Filter::drop(&world.right, r#"iifname "u2" meta length > 1228"#);
+    let start = Instant::now();
+    // 28 bytes are the engine's.
+    let learnt = |text: &str| (1192..=1200).any(|mtu| text.contains(&format!("above {mtu} bytes")));
+    while path(&left) != "udp" || !learnt(&left.show("peers")) {
+        assert!(start.elapsed() < RETURNED_WITHIN, "{}", left.show("peers"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    stream.check("a path that takes small packets only");
+    stream.end();
+    // And one whose ends agree on a size.
+    Stream::from_to((&world.left, near), (&world.right, far)).end();
+    let counted = left.ask("status")["traffic"]["other"].clone();
+    // Whoever sends was told.
+    assert!(counted["icmp_sent"].as_u64().is_some_and(|sent| sent > 0), "{counted}");
 }

@@ -66,8 +66,13 @@ impl World {
 
     /// Both daemons, ready and joined.
     pub(crate) fn start(&self) -> (Daemon<'_>, Daemon<'_>) {
-        let mut left = self.left.start(&["--iface=u1"]);
-        let mut right = self.right.start(&["--iface=u2"]);
+        self.start_with(&[])
+    }
+
+    /// The same, with more flags.
+    pub(crate) fn start_with(&self, flags: &[&str]) -> (Daemon<'_>, Daemon<'_>) {
+        let mut left = self.left.start(&[&["--iface=u1"], flags].concat());
+        let mut right = self.right.start(&[&["--iface=u2"], flags].concat());
         for daemon in [&mut left, &mut right] {
             join(daemon, 1);
         }

@@ -21,7 +21,7 @@ use super::RunError;
 use super::change::Ground;
 use crate::desired::{Book, View, Viewer};
 use crate::lease::Leaf;
-use crate::status::PeerStatus;
+use crate::status::{PathSwitches, PeerStatus};
 
 pub(super) use engine::EngineWay;
 pub use kernel::PrepareError;
@@ -80,8 +80,8 @@ pub(super) struct Published {
     pub(super) peers: Vec<PeerStatus>,
     /// Number of the table; it grows with every change.
     pub(super) epoch: u64,
-    /// How often a peer was given another path.
-    pub(super) switches: u64,
+    /// How often peers were given other paths.
+    pub(super) switches: Vec<PathSwitches>,
 }
 
 /// What is not as it should be on this host.

@@ -1,6 +1,8 @@
 //! Which of the paths to a peer packets take.
 
-use super::path::{Assessment, Verdict};
+use std::fmt;
+
+use super::path::{Assessment, Direction, Verdict};
 use crate::config::PathKind;
 
 /// How a path stands.
@@ -54,7 +56,7 @@ pub fn choose(candidates: &[Candidate]) -> Option<Choice> {
     let at = (0..candidates.len()).min_by_key(|at| (rank(candidates[*at]), *at))?;
     let chosen = candidates[at];
     let better: Vec<String> = (candidates[..at].iter())
-        .map(|one| format!("{}: {}", one.path, objection(one.standing)))
+        .map(|one| format!("{}: {}", one.path, in_words(objection(one.standing))))
         .collect();
     let mut reason = match (candidates.len(), better.is_empty()) {
         (1, _) => "it is the only path that both nodes have".to_owned(),
@@ -62,7 +64,7 @@ pub fn choose(candidates: &[Candidate]) -> Option<Choice> {
         (_, false) => format!("better ones do not work: {}", better.join("; ")),
     };
     if rank(chosen) != Rank::Good && candidates.len() > 1 {
-        reason = format!("{reason}; of it: {}", objection(chosen.standing));
+        reason = format!("{reason}; of it: {}", in_words(objection(chosen.standing)));
     }
     Some(Choice { path: chosen.path, reason })
 }
@@ -84,24 +86,80 @@ fn rank(candidate: Candidate) -> Rank {
     }
 }
 
-/// What keeps a path from being chosen, in words.
+/// What keeps a path from being chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Objection {
+    /// It cannot be used now, for this reason.
+    Closed(&'static str),
+    /// Nothing is known of it yet.
+    Unknown,
+    /// Nothing gets through.
+    Dead(Direction),
+    /// It works again, but not for long enough.
+    Proving,
+    /// It is not known yet to take large packets.
+    Untried,
+    /// It takes no packets above so many bytes.
+    Narrow(usize),
+    /// It loses this part of the packets.
+    Lossy(f64),
+    /// The peer does not find it good.
+    Peer,
+}
+
+impl Objection {
+    /// One word for programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed(_) => "closed",
+            Self::Unknown | Self::Untried => "unknown",
+            Self::Dead(_) => "dead",
+            Self::Proving => "proving",
+            Self::Narrow(_) => "narrow",
+            Self::Lossy(_) => "lossy",
+            Self::Peer => "peer",
+        }
+    }
+}
+
+impl fmt::Display for Objection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(reason) => formatter.write_str(reason),
+            Self::Unknown => formatter.write_str("not known yet"),
+            Self::Dead(direction) => direction.fmt(formatter),
+            Self::Proving => formatter.write_str("works again, but not for long enough"),
+            Self::Untried => formatter.write_str("not known yet to take large packets"),
+            Self::Narrow(mtu) => write!(formatter, "takes no packets above {mtu} bytes"),
+            Self::Lossy(loss) => write!(formatter, "loses {:.0} %", loss * 100.0),
+            Self::Peer => formatter.write_str("the peer does not find it good"),
+        }
+    }
+}
+
+/// What keeps a path from being chosen, if anything does.
 #[must_use]
-pub fn objection(standing: Standing) -> String {
+pub fn objection(standing: Standing) -> Option<Objection> {
     let assessment = match standing {
-        Standing::Closed(reason) => return reason.to_owned(),
-        Standing::Alone => return "nothing".to_owned(),
+        Standing::Closed(reason) => return Some(Objection::Closed(reason)),
+        Standing::Alone => return None,
         Standing::Probed(assessment) => assessment,
     };
-    match assessment.verdict {
-        Verdict::Unknown => "not known yet".to_owned(),
-        Verdict::Down(direction) => direction.to_string(),
-        Verdict::Proving => "works again, but not for long enough".to_owned(),
-        _ if assessment.mtu.is_none() => "not known yet to take large packets".to_owned(),
-        _ if !assessment.is_full => {
-            format!("takes no packets above {} bytes", assessment.mtu.unwrap_or(0))
-        }
-        _ if assessment.is_lossy => format!("loses {:.0} %", assessment.loss * 100.0),
-        _ if !assessment.peer_uses => "the peer does not find it good".to_owned(),
-        _ => "nothing".to_owned(),
+    match (assessment.verdict, assessment.mtu) {
+        (Verdict::Unknown, _) => Some(Objection::Unknown),
+        (Verdict::Down(direction), _) => Some(Objection::Dead(direction)),
+        (Verdict::Proving, _) => Some(Objection::Proving),
+        (_, None) => Some(Objection::Untried),
+        (_, Some(mtu)) if !assessment.is_full => Some(Objection::Narrow(mtu)),
+        _ if assessment.is_lossy => Some(Objection::Lossy(assessment.loss)),
+        _ if !assessment.peer_uses => Some(Objection::Peer),
+        _ => None,
     }
+}
+
+/// The same in words, or `nothing`.
+#[must_use]
+pub fn in_words(objection: Option<Objection>) -> String {
+    objection.map_or_else(|| "nothing".to_owned(), |one| one.to_string())
 }

@@ -44,6 +44,10 @@ const WAITING_MAX: usize = 16;
 /// Large requests without an answer before their size is held to be the reason.
 const LARGE_LOST: usize = 3;
 
+/// Large requests without an answer before it is held to be known what passes: what was lost before may
+/// have been lost for another reason, which is over.
+const REFUSED_MIN: u8 = 2;
+
 /// As soon as an answer is late, so many requests are sent so much sooner, so that what is the matter
 /// is known in time: whether all packets are lost, or only large ones, or there was one loss.
 const HURRIED_MAX: u8 = 6;
@@ -114,6 +118,8 @@ pub struct Assessment {
     pub mtu: Option<usize>,
     /// Packets as large as pods may send them get through.
     pub is_full: bool,
+    /// It did not take these, and how large packets may be, if they may not, is being found out.
+    pub is_searched: bool,
     /// Too much is lost.
     pub is_lossy: bool,
     /// The peer would use it towards this node.
@@ -150,10 +156,12 @@ struct Waiting {
 enum Full {
     Unknown,
     Passes,
-    /// Only smaller ones get through. So many large ones in a row did, though, since then.
+    /// Only smaller ones get through. So many large ones in a row did, though, since then; or so many
+    /// were lost once it was known what passes.
     Lost {
         again: u32,
         since: Instant,
+        refused: u8,
     },
 }
 
@@ -200,7 +208,7 @@ pub struct PathHealth {
 }
 
 /// What choices depend on.
-type Essence = (Verdict, Option<usize>, bool, bool, bool);
+type Essence = (Verdict, Option<usize>, [bool; 4]);
 
 impl PathHealth {
     /// Pods send packets of `full_size` bytes; a message without padding makes one of `small_size`.
@@ -262,6 +270,7 @@ impl PathHealth {
             verdict: self.verdict,
             mtu,
             is_full: self.full == Full::Passes,
+            is_searched: matches!(self.full, Full::Lost { refused: ..REFUSED_MIN, .. }),
             is_lossy: self.is_lossy,
             peer_uses: self.peer_uses,
             round_trip: self.round_trip,
@@ -271,10 +280,11 @@ impl PathHealth {
 
     /// Whether anything that choices depend on has changed since the last time.
     pub fn take_news(&mut self) -> bool {
-        let Assessment { verdict, mtu, is_full, is_lossy, peer_uses, .. } = self.assessment();
+        let Assessment { verdict, mtu, is_full, is_searched, is_lossy, peer_uses, .. } =
+            self.assessment();
         // What is suspect is used as before.
         let verdict = if verdict == Verdict::Suspect { Verdict::Up } else { verdict };
-        let essence = (verdict, mtu, is_full, is_lossy, peer_uses);
+        let essence = (verdict, mtu, [is_full, is_searched, is_lossy, peer_uses]);
         self.known.replace(essence) != Some(essence)
     }
 
@@ -286,7 +296,11 @@ impl PathHealth {
         }
         self.turn = self.turn.wrapping_add(1);
         match (self.turn % 4, self.full) {
-            (0 | 2, _) => self.search.small(),
+            (0, _) => self.search.small(),
+            // Large ones have begun to pass again.
+            (_, Full::Lost { again: 1.., .. }) => self.full_size,
+            (2, Full::Lost { .. }) if !self.search.has_ended() => self.search.candidate(),
+            (2, _) => self.search.small(),
             (3, Full::Lost { .. }) => self.search.candidate(),
             _ => self.full_size,
         }
@@ -329,6 +343,15 @@ impl PathHealth {
         while let Some((_, at)) = self.sent.pop_front_if(|(sent, _)| *sent <= sequence) {
             self.confirmed = self.confirmed.max(Some(at));
         }
+    }
+
+    /// What carries the path on this host has failed, so it is left whatever is heard on it.
+    pub fn handle_failure(&mut self, now: Instant) {
+        if matches!(self.verdict, Verdict::Up | Verdict::Suspect) {
+            self.leave(now);
+        }
+        self.verdict = Verdict::Down(Direction::Both);
+        self.answers = 0;
     }
 
     /// The answer to a request. What nobody waits for is ignored.
@@ -376,10 +399,11 @@ impl PathHealth {
         let hold = self.hold();
         self.full = match self.full {
             Full::Unknown | Full::Passes => Full::Passes,
-            Full::Lost { again: 0, .. } => Full::Lost { again: 1, since: now },
-            Full::Lost { again, since } => {
+            Full::Lost { again: 0, .. } => Full::Lost { again: 1, since: now, refused: 0 },
+            Full::Lost { again, since, .. } => {
                 let is_proven = again + 1 >= ANSWERS_AGAIN && now >= since + hold;
-                if is_proven { Full::Passes } else { Full::Lost { again: again + 1, since } }
+                let again = again + 1;
+                if is_proven { Full::Passes } else { Full::Lost { again, since, refused: 0 } }
             }
         };
     }
@@ -421,11 +445,12 @@ impl PathHealth {
     }
 
     fn handle_loss(&mut self, now: Instant, size: usize) {
-        if let Full::Lost { again, .. } = &mut self.full
+        if let Full::Lost { again, refused, .. } = &mut self.full
             && size > self.search.passes()
         {
             if size >= self.full_size {
                 *again = 0;
+                *refused = refused.saturating_add(u8::from(self.search.has_ended()));
             }
             self.search.handle_loss(size);
             return;
@@ -500,7 +525,7 @@ impl PathHealth {
         if self.full == Full::Passes {
             self.leave(now);
         }
-        self.full = Full::Lost { again: 0, since: now };
+        self.full = Full::Lost { again: 0, since: now, refused: 0 };
         self.search.restart();
         // What was lost was lost for its size.
         self.loss = 0.0;

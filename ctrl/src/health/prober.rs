@@ -129,8 +129,14 @@ impl Prober {
         }
     }
 
-    /// Peers are to be told whether this node would use `udp`.
-    pub fn set_engine(&mut self, works: bool) {
+    /// The engine that carries `udp` works, or does not any more, which peers are told, too. Once it
+    /// works again, its path has to prove itself like any that was left.
+    pub fn set_engine(&mut self, works: bool, now: Instant) {
+        if self.engine_works && !works {
+            let paths =
+                self.peers.values_mut().filter_map(|peer| peer.paths.get_mut(&PathKind::Udp));
+            paths.for_each(|health| health.handle_failure(now));
+        }
         self.engine_works = works;
     }
 
@@ -192,6 +198,16 @@ impl Prober {
         let peer = self.peers.get(subnet);
         let paths = peer.into_iter().flat_map(|peer| &peer.paths);
         paths.map(|(path, health)| (*path, health.assessment()))
+    }
+
+    /// The subnets to which the engine's path takes no packets as large as pods send them, with the
+    /// bytes of the largest that it takes.
+    pub fn narrow_engine_paths(&self) -> impl Iterator<Item = (IpNet, usize)> + use<'_> {
+        self.peers.iter().filter_map(|(subnet, peer)| {
+            let assessment = peer.paths.get(&PathKind::Udp)?.assessment();
+            let is_known = assessment.is_up() && !assessment.is_full && !assessment.is_searched;
+            Some((*subnet, assessment.mtu.filter(|_| is_known)?))
+        })
     }
 
     /// Time has passed. Gives the requests that are due, those that have waited longest first, as far

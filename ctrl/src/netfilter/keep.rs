@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use super::command::CommandError;
 use super::iptables::{self, Iptables};
 use super::rules::{Family, Overlay};
-use super::{Netfilter, Wanted, blackhole, drops, nft, wall};
+use super::{Netfilter, Wanted, blackhole, clamp, drops, nft, wall};
 
 /// How often other programs' chains are looked at.
 const DROPS_PERIOD: Duration = Duration::from_secs(30);
@@ -92,6 +92,9 @@ impl Keeper {
         if is_first || self.netfilter.wanted.sealed {
             problems.extend(self.keep_wall().await);
             self.count_wall_drops().await;
+        }
+        if is_first || self.netfilter.wanted.is_clamped() {
+            clamp::keep(&self.netfilter.wanted).await;
         }
         if is_first || self.netfilter.options.blackhole {
             problems.extend(self.keep_blackholes(&ours).await);

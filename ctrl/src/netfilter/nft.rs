@@ -134,16 +134,32 @@ pub(super) async fn remove_own() -> Result<bool, CommandError> {
     delete(&[OWN_TABLE.to_owned()]).await
 }
 
+/// Removes one chain of what is only weft's, and the table with the last of them; returns whether it was
+/// there.
+pub(super) async fn remove_own_chain(name: &str) -> Result<bool, CommandError> {
+    let Some(text) = own_table().await? else { return Ok(false) };
+    if text.chain(name).is_none() {
+        return Ok(false);
+    }
+    if text.chains() == 1 {
+        return remove_own().await;
+    }
+    load(&format!("flush chain {OWN_TABLE} {name}\ndelete chain {OWN_TABLE} {name}\n")).await?;
+    Ok(true)
+}
+
+async fn own_table() -> Result<Option<TableText>, CommandError> {
+    let (family, table) = OWN_TABLE.split_once(' ').expect("a table has a family and a name");
+    match run("nft", &["--stateless", "list", "table", family, table], "").await {
+        Ok(text) => Ok(Some(TableText::parse(&text))),
+        Err(CommandError::Refused { said, .. }) if said.contains("No such file") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The rules of a chain in weft's table that is entered at `hook`, if it is there.
 pub(super) async fn own_chain(name: &str, hook: &str) -> Result<Option<Vec<String>>, CommandError> {
-    let (family, table) = OWN_TABLE.split_once(' ').expect("a table has a family and a name");
-    let text = match run("nft", &["--stateless", "list", "table", family, table], "").await {
-        Ok(text) => TableText::parse(&text),
-        Err(CommandError::Refused { said, .. }) if said.contains("No such file") => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
+    let Some(text) = own_table().await? else { return Ok(None) };
     let chain = text.chain(name).filter(|chain| chain.hook.as_deref() == Some(hook));
     Ok(chain.map(|chain| chain.rules.clone()))
 }

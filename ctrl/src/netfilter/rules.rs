@@ -12,6 +12,9 @@ pub struct Overlay {
     pub network: IpNet,
     /// This host's part of it.
     pub subnet: IpNet,
+    /// Packets that hosts send into the network get the first address of `subnet`, whatever device
+    /// they leave by: where that may change under a connection, the device's address would end it.
+    pub fixed_source: bool,
 }
 
 impl Overlay {
@@ -83,6 +86,11 @@ pub(super) enum Verdict {
         /// same port.
         fully_random: bool,
     },
+    /// The same with one address, not that of the device.
+    Source {
+        address: IpAddr,
+        fully_random: bool,
+    },
 }
 
 /// An address is, or is not, of this prefix.
@@ -152,12 +160,17 @@ impl Rule {
         source.into_iter().chain(destination).collect()
     }
 
-    fn iptables_verdict(&self) -> &'static str {
+    fn iptables_verdict(&self) -> String {
+        let random = |fully_random| if fully_random { " --random-fully" } else { "" };
         match self.verdict {
-            Verdict::Return => "-j RETURN",
-            Verdict::Accept => "-j ACCEPT",
-            Verdict::Masquerade { fully_random: false } => "-j MASQUERADE",
-            Verdict::Masquerade { fully_random: true } => "-j MASQUERADE --random-fully",
+            Verdict::Return => "-j RETURN".to_owned(),
+            Verdict::Accept => "-j ACCEPT".to_owned(),
+            Verdict::Masquerade { fully_random } => {
+                format!("-j MASQUERADE{}", random(fully_random))
+            }
+            Verdict::Source { address, fully_random } => {
+                format!("-j SNAT --to-source {address}{}", random(fully_random))
+            }
         }
     }
 
@@ -169,11 +182,14 @@ impl Rule {
             .destination
             .map(|destination| destination.nft(family, "daddr"))
             .unwrap_or_default();
+        let random = |fully_random| if fully_random { " fully-random" } else { "" };
         let verdict = match self.verdict {
-            Verdict::Return => "return",
-            Verdict::Accept => "accept",
-            Verdict::Masquerade { fully_random: false } => "masquerade",
-            Verdict::Masquerade { fully_random: true } => "masquerade fully-random",
+            Verdict::Return => "return".to_owned(),
+            Verdict::Accept => "accept".to_owned(),
+            Verdict::Masquerade { fully_random } => format!("masquerade{}", random(fully_random)),
+            Verdict::Source { address, fully_random } => {
+                format!("snat to {address}{}", random(fully_random))
+            }
         };
         format!("{mark}{source}{destination}{verdict}")
     }
@@ -182,9 +198,13 @@ impl Rule {
 /// Packets that leave the overlay network get an address of this host, and so do packets of hosts
 /// that enter it. Between pods, and from outside to a pod of this host, nothing is changed.
 pub(super) fn masquerade(overlay: &Overlay, fully_random: bool) -> Vec<Rule> {
-    let Overlay { network, subnet } = *overlay;
+    let Overlay { network, subnet, fixed_source } = *overlay;
     let multicast = overlay.family().multicast();
     let masquerade = Verdict::Masquerade { fully_random };
+    let inward = match fixed_source {
+        true => Verdict::Source { address: subnet.network(), fully_random },
+        false => masquerade,
+    };
     let marked = Rule { marked_by_kube_proxy: true, ..rule(None, None, Verdict::Return) };
     vec![
         marked,
@@ -192,7 +212,7 @@ pub(super) fn masquerade(overlay: &Overlay, fully_random: bool) -> Vec<Rule> {
         rule(of(network), of(subnet), Verdict::Return),
         rule(not_of(network), of(subnet), Verdict::Return),
         rule(of(network), not_of(multicast), masquerade),
-        rule(not_of(network), of(network), masquerade),
+        rule(not_of(network), of(network), inward),
     ]
 }
 
@@ -221,7 +241,8 @@ pub fn treatment(
             && matches(rule.source, source)
             && matches(rule.destination, destination)
     })?;
-    let is_masqueraded = matches!(rule.verdict, Verdict::Masquerade { .. });
+    let is_masqueraded =
+        matches!(rule.verdict, Verdict::Masquerade { .. } | Verdict::Source { .. });
     Some(Treatment { rule: rule.iptables_bare(), is_masqueraded })
 }
 
@@ -232,7 +253,7 @@ pub(super) fn forward(network: IpNet) -> Vec<Rule> {
 
 /// Rules that flanneld's versions before own chains and comments left in `POSTROUTING`.
 pub(super) fn old_masquerade(overlay: &Overlay) -> Vec<String> {
-    let Overlay { network, subnet } = *overlay;
+    let Overlay { network, subnet, .. } = *overlay;
     let multicast = overlay.family().multicast();
     let mut old = vec![
         rule(of(network), of(network), Verdict::Return),
@@ -262,7 +283,8 @@ mod tests {
     use super::*;
 
     fn overlay(network: &str, subnet: &str) -> Overlay {
-        Overlay { network: network.parse().unwrap(), subnet: subnet.parse().unwrap() }
+        let (network, subnet) = (network.parse().unwrap(), subnet.parse().unwrap());
+        Overlay { network, subnet, fixed_source: false }
     }
 
     fn iptables(rules: &[Rule]) -> Vec<String> {
@@ -337,6 +359,27 @@ mod tests {
         }
         let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse().unwrap());
         assert_eq!(treatment(&overlay, true, one, other), None);
+    }
+
+    #[test]
+    fn with_several_paths_hosts_have_one_address() {
+        for (network, subnet, address) in [
+            ("10.244.0.0/16", "10.244.1.0/24", "10.244.1.0"),
+            ("fd00:10::/48", "fd00:10:0:1::/64", "fd00:10:0:1::"),
+        ] {
+            let overlay = Overlay { fixed_source: true, ..overlay(network, subnet) };
+            let (random, plain) = (masquerade(&overlay, true), masquerade(&overlay, false));
+            let others = masquerade(&Overlay { fixed_source: false, ..overlay }, true);
+            assert_eq!(random[..5], others[..5], "only what goes into the network");
+            let family = overlay.family();
+            let written = |rule: &Rule| (rule.iptables_verdict(), rule.nft(family));
+            let (iptables, nft) = written(&random[5]);
+            assert_eq!(iptables, format!("-j SNAT --to-source {address} --random-fully"));
+            assert!(nft.ends_with(&format!(" snat to {address} fully-random")), "{nft}");
+            let (iptables, nft) = written(&plain[5]);
+            assert_eq!(iptables, format!("-j SNAT --to-source {address}"));
+            assert!(nft.ends_with(&format!(" snat to {address}")), "{nft}");
+        }
     }
 
     #[test]

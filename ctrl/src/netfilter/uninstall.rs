@@ -29,6 +29,11 @@ pub async fn uninstall() -> (Vec<String>, Vec<String>) {
         Ok(false) => {}
         Err(error) => failures.push(error.to_string()),
     }
+    match unless_missing(nft::remove_own().await) {
+        Ok(Some(true)) => removed.push("weft's table of nft".to_owned()),
+        Ok(_) => {}
+        Err(error) => failures.push(format!("weft's table of nft could not be removed: {error}")),
+    }
     match blackhole::remove_all().await {
         Ok(subnets) => {
             removed.extend(subnets.iter().map(|subnet| format!("the blackhole route to {subnet}")));

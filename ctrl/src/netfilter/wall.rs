@@ -89,7 +89,7 @@ pub(super) async fn keep(wanted: &Wanted) -> Result<bool, WallError> {
 
 /// Takes both down; returns whether one was there.
 pub(super) async fn remove() -> Result<bool, WallError> {
-    let chain = match nft::remove_own().await {
+    let chain = match nft::remove_own_chain(CHAIN).await {
         Err(error) if error.is_missing() => false,
         outcome => outcome.map_err(WallError::Chain)?,
     };
@@ -112,7 +112,7 @@ async fn keep_chain(overlays: &[Overlay]) -> Result<bool, CommandError> {
 /// As `nft` lists them.
 fn rules(overlays: &[Overlay]) -> Vec<String> {
     let own = |overlay: &Overlay| {
-        let Overlay { network, subnet } = overlay;
+        let Overlay { network, subnet, .. } = overlay;
         let accept = format!("{} saddr {subnet} fib saddr . iif oif != 0 accept", family(network));
         [accept].into_iter().chain(drops(network))
     };
@@ -173,6 +173,7 @@ mod tests {
         let overlay = |network: &str, subnet: &str| Overlay {
             network: network.parse().unwrap(),
             subnet: subnet.parse().unwrap(),
+            fixed_source: false,
         };
         let overlays =
             [overlay("10.5.0.0/16", "10.5.1.0/24"), overlay("fd00::/48", "fd00:0:0:1::/64")];

@@ -18,6 +18,7 @@ fn full() -> Status {
             ipv6: Some("fd00::/48".into()),
             backend: "udp".into(),
             port: Some(8285),
+            paths: vec!["udp".into()],
         }),
         interface: Some(Interface {
             name: "u1".into(),
@@ -60,6 +61,8 @@ fn full() -> Status {
         peers: 3,
         on_demand: Some(OnDemand { addresses: 3, answered: 5, unknown: 1, refused: 0 }),
         masquerade_fully_random: None,
+        paths: [("udp".to_owned(), 1), ("vxlan".to_owned(), 2)].into(),
+        path_switches: vec![switches("dead", 4), switches("none", 1)],
         epoch: 9,
         config_change: Some("It has changed.".into()),
         rejected: vec![UnusedLease {
@@ -70,6 +73,11 @@ fn full() -> Status {
         skipped: vec![],
         foreign: vec!["10.244.0.0/16 dev x".into()],
     }
+}
+
+fn switches(reason: &str, count: u64) -> PathSwitches {
+    let [from, to, reason] = ["vxlan", "udp", reason].map(str::to_owned);
+    PathSwitches { from, to, reason, count }
 }
 
 #[test]
@@ -98,6 +106,10 @@ workers           1 instead of 2: the kernel will not
   worker 0        uring, outbound 7, inbound 8, drops 1, busy 3 ms
 peers             3, table 9
   on demand       3 addresses; asked for 5, 1 of no lease, 0 refused
+  on udp          1
+  on vxlan        2
+  other path      4 times from vxlan to udp: dead
+  other path      1 times from vxlan to udp: a better path
   rejected        10.244.7.0-24: Its address is ours.
 foreign route     10.244.0.0/16 dev x
 config            It has changed.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus_client::registry::Unit;
-use weft_ctrl::status::{OnDemandStatus, Status};
+use weft_ctrl::status::{OnDemandStatus, PathStatus, Status};
 use weft_dataplane::{BUFFERS, WorkerInfo};
 use weft_forward::counters::{HistogramSnapshot, InboundSnapshot, OutboundSnapshot, Snapshot};
 use weft_seal::rejected::Rejected;
@@ -16,6 +16,10 @@ use crate::daemon::sealing::Standing;
 /// Peers whose path MTU has a metric of its own; those with the lowest come first. The number of
 /// all is a metric too.
 const PEERS_MAX: usize = 100;
+
+/// Paths that have metrics of their own; those with something wrong come first. All are counted
+/// together, too.
+const PATHS_MAX: usize = 100;
 
 /// What is known at one moment.
 #[derive(Debug)]
@@ -61,6 +65,7 @@ pub(super) fn families(scrape: &Scrape) -> Vec<Family> {
         all.extend(paths(scrape));
         all.extend(moving.sealing.iter().flat_map(sealing));
     }
+    all.extend(path_health(&scrape.control));
     all.push(kernel(&scrape.kernel));
     all
 }
@@ -119,6 +124,58 @@ fn path_peers(control: &Status) -> Vec<(Labels, Value)> {
     }
     let sample = |(path, count)| (labels([("path", path)]), Value::Gauge(count));
     counts.into_iter().map(sample).collect()
+}
+
+/// The paths to peers that have several.
+fn path_health(control: &Status) -> Vec<Family> {
+    let mut all: Vec<&PathStatus> = control.peers.iter().flat_map(|peer| &peer.paths).collect();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let mut counts = BTreeMap::<(&str, &str), u64>::new();
+    for path in &all {
+        *counts.entry((&path.path, &path.fault)).or_default() += 1;
+    }
+    let counted =
+        |((path, fault), count)| (labels([("path", path), ("fault", fault)]), Value::Gauge(count));
+    // What is wrong comes first, and among equals what carries packets.
+    all.sort_by_key(|path| (path.fault == "none", !path.chosen));
+    let each = |name, help, value: &dyn Fn(&PathStatus) -> Option<Value>| {
+        let sample = |path: &&PathStatus| {
+            let labels = labels([("subnet", &path.subnet), ("path", &path.path)]);
+            Some((labels, value(path)?))
+        };
+        family(name, help, all.iter().take(PATHS_MAX).filter_map(sample))
+    };
+    let help = "Whether a path to a peer works, and nothing is wrong with it.";
+    vec![
+        family("paths", "Paths to peers, by what is wrong.", counts.into_iter().map(counted)),
+        each("path_good", help, &|path| Some(Value::Gauge(u64::from(path.fault == "none")))),
+        each("path_chosen", "Whether packets take it.", &|path| {
+            Some(Value::Gauge(u64::from(path.chosen)))
+        }),
+        each("path_round_trip", "Time of a probe there and back.", &|path| {
+            let microseconds = u32::try_from(path.round_trip_us?).unwrap_or(u32::MAX);
+            Some(Value::Part(f64::from(microseconds) / 1e6))
+        })
+        .of(Unit::Seconds),
+        each("path_loss", "Part of the probes without an answer.", &|path| {
+            path.loss.map(Value::Part)
+        })
+        .of(Unit::Ratios),
+        each("path_mtu", "Bytes of the largest packet that gets through.", &|path| {
+            path.mtu.map(|mtu| Value::Gauge(mtu as u64))
+        })
+        .of(Unit::Bytes),
+        family("path_switches", "Times that a peer was given another path.", switches(control)),
+    ]
+}
+
+fn switches(control: &Status) -> impl Iterator<Item = (Labels, Value)> {
+    control.path_switches.iter().map(|one| {
+        let labels = labels([("from", &one.from), ("to", &one.to), ("reason", &one.reason)]);
+        (labels, Value::Counter(one.count))
+    })
 }
 
 /// Where leases and config come from.

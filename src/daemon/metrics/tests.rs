@@ -206,6 +206,56 @@ fn paths_of_many_peers_are_few_metrics() {
     assert_eq!(parse(&text_of(unlowered))["weft_path_mtu_min_bytes"], 1472.0);
 }
 
+/// Paths to `peers` peers, two to each, of which one is dead to the first ten.
+fn with_paths(peers: u64) -> Scrape {
+    let mut scrape = scrape(Counters::default().snapshot());
+    scrape.control.peers = (0..peers)
+        .map(|number| {
+            let path = |path: &str, fault: &str| weft_ctrl::status::PathStatus {
+                path: path.into(),
+                subnet: format!("10.244.{number}.0/24"),
+                chosen: path == "udp",
+                problem: String::new(),
+                fault: fault.into(),
+                mtu: Some(1422),
+                round_trip_us: Some(1500),
+                loss: Some(0.25),
+            };
+            let fault = if number + 10 >= peers { "dead" } else { "none" };
+            let mut peer = weft_ctrl::status::PeerStatus::default();
+            peer.paths = vec![path("vxlan", fault), path("udp", "none")];
+            peer
+        })
+        .collect();
+    let [from, to, reason] = ["vxlan", "udp", "dead"].map(str::to_owned);
+    scrape.control.path_switches =
+        vec![weft_ctrl::status::PathSwitches { from, to, reason, count: 12 }];
+    scrape
+}
+
+#[test]
+fn health_of_paths_is_told_of_the_worst() {
+    let samples = parse(&text_of(with_paths(200)));
+    for (series, value) in [
+        (r#"weft_paths{path="vxlan",fault="dead"}"#, 10.0),
+        (r#"weft_paths{path="vxlan",fault="none"}"#, 190.0),
+        (r#"weft_paths{path="udp",fault="none"}"#, 200.0),
+        (r#"weft_path_good{subnet="10.244.199.0/24",path="vxlan"}"#, 0.0),
+        (r#"weft_path_good{subnet="10.244.0.0/24",path="udp"}"#, 1.0),
+        (r#"weft_path_chosen{subnet="10.244.199.0/24",path="vxlan"}"#, 0.0),
+        (r#"weft_path_round_trip_seconds{subnet="10.244.199.0/24",path="vxlan"}"#, 0.0015),
+        (r#"weft_path_loss_ratios{subnet="10.244.199.0/24",path="vxlan"}"#, 0.25),
+        (r#"weft_path_mtu_bytes{subnet="10.244.199.0/24",path="vxlan"}"#, 1422.0),
+        (r#"weft_path_switches_total{from="vxlan",to="udp",reason="dead"}"#, 12.0),
+    ] {
+        assert_eq!(samples.get(series), Some(&value), "{series}: {samples:#?}");
+    }
+    let all = samples.keys().filter(|series| series.contains("subnet=")).count();
+    assert_eq!(all, 500, "five of each of the first hundred");
+    let alone = parse(&text_of(scrape(Counters::default().snapshot())));
+    assert!(!alone.keys().any(|series| series.starts_with("weft_paths")), "nobody has a choice");
+}
+
 #[test]
 fn a_daemon_that_waits_can_be_scraped() {
     let state = State::new("directory /l".into());

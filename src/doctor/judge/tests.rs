@@ -52,6 +52,7 @@ fn status() -> Status {
             ipv6: None,
             backend: "udp".into(),
             port: Some(8285),
+            paths: vec!["udp".into()],
         }),
         interface: Some(Interface {
             name: "eth0".into(),
@@ -71,8 +72,8 @@ fn status() -> Status {
 
 /// A host on which all is well.
 fn well() -> Facts {
-    let overlay =
-        Overlay { network: "10.5.0.0/16".parse().unwrap(), subnet: "10.5.1.0/24".parse().unwrap() };
+    let (network, subnet) = ("10.5.0.0/16".parse().unwrap(), "10.5.1.0/24".parse().unwrap());
+    let overlay = Overlay { network, subnet, fixed_source: false };
     let sysctls = [
         ("net/ipv4/ip_forward", "1\n"),
         ("net/ipv6/conf/all/forwarding", "0\n"),
@@ -230,6 +231,7 @@ fn findings_about_forwarding_and_rules() {
         facts.subnet_file.overlays.push(Overlay {
             network: "fd00::/48".parse().unwrap(),
             subnet: "fd00:0:0:1::/64".parse().unwrap(),
+            fixed_source: false,
         });
     });
     provoke(Error, "rp_filter", "flannel0", set("net/ipv4/conf/flannel0/rp_filter", "1"));

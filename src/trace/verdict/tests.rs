@@ -1,5 +1,7 @@
 use super::*;
-use crate::admin::{Lease, Network, OnDemand, PeerPath, PeerSealing, Sealing};
+use weft_ctrl::status::PathStatus;
+
+use crate::admin::{Lease, Network, OnDemand, PeerSealing, Sealing};
 
 fn status() -> Status {
     Status {
@@ -8,6 +10,7 @@ fn status() -> Status {
             ipv6: Some("fd00:244::/48".into()),
             backend: "udp".into(),
             port: Some(8285),
+            paths: vec!["udp".into()],
         }),
         lease: Some(Lease {
             subnet: Some("10.244.1.0/24".into()),
@@ -96,11 +99,12 @@ fn a_packet_to_a_peer_takes_the_way_of_its_route() {
     let trace = judge(&status(), &facts(("10.244.1.7", Owner::Pod), destination, answer));
     assert_eq!(trace.mtu, Some(1280));
     let mut probed = peer("host-gw");
-    probed.paths = vec![PeerPath {
+    probed.paths = vec![PathStatus {
         path: "host-gw".into(),
         subnet: "10.244.2.0/24".into(),
         chosen: true,
         problem: "nothing".into(),
+        fault: "none".into(),
         mtu: Some(1400),
         round_trip_us: None,
         loss: None,

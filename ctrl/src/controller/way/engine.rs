@@ -1,12 +1,16 @@
 //! `udp`: the workers get a table, and the tunnel device is looked after.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::watch;
-use tokio::time::Instant;
-use tracing::info;
-use weft_forward::table::Table;
+use tokio::time::{Instant, sleep};
+use tracing::{info, warn};
+use weft_forward::table::{Peer, Table};
 
 use super::{Found, Learnt, Published, Way};
 use crate::controller::change::Ground;
@@ -19,12 +23,18 @@ use crate::device::{self, DesiredDevice, Report};
 use crate::lease::Leaf;
 use crate::status::PeerStatus;
 
+/// From the end of a device to the next look. Who moves packets notices it earlier.
+const GONE_PAUSE: Duration = Duration::from_millis(200);
+
 /// See [`Way`].
 pub(in crate::controller) struct EngineWay<S> {
     publisher: Publisher<S>,
     slots: Slots,
     desired: DesiredDevice,
     reports: Arc<watch::Sender<Report>>,
+    /// What the paths to peers' subnets take, in bytes, where that is known to be less than the devices
+    /// take.
+    pub(super) narrow: BTreeMap<IpNet, u16>,
 }
 
 impl<S: TableSink> EngineWay<S> {
@@ -40,6 +50,27 @@ impl<S: TableSink> EngineWay<S> {
             slots: Slots::default(),
             desired,
             reports: Arc::new(watch::Sender::new(report)),
+            narrow: BTreeMap::new(),
+        }
+    }
+}
+
+impl<S> EngineWay<S> {
+    /// As [`Way::keep`], but a device that was deleted is only told. The program makes another one, which
+    /// is there at the latest when packets are moved again, and which is looked after then.
+    pub(super) fn keep_again(
+        &self,
+        mut works: watch::Receiver<bool>,
+    ) -> impl Future<Output = Infallible> + use<S> + 'static {
+        let (desired, reports) = (self.desired.clone(), Arc::clone(&self.reports));
+        async move {
+            loop {
+                let gone = device::keep(&desired, &reports).await;
+                warn!(%gone, "the device was deleted; it is made anew");
+                reports.send_modify(|report| report.failures = vec![gone.to_string()]);
+                sleep(GONE_PAUSE).await;
+                works.wait_for(|works| *works).await.expect("the way outlives what it keeps");
+            }
         }
     }
 }
@@ -61,11 +92,12 @@ impl<S: TableSink> Way for EngineWay<S> {
         if viewer.own_key.is_some() {
             self.publisher.seal(peer_keys(&view.accepted));
         }
-        let input = viewer.table_input(&view, self.publisher.next_epoch());
+        let mut input = viewer.table_input(&view, self.publisher.next_epoch());
+        input.peers.iter_mut().for_each(|peer| limit(peer, &self.narrow));
         let epoch = self.publisher.publish(input);
         let peers = view.accepted.iter().filter_map(PeerStatus::of_engine).collect();
         self.publisher.spend(began.elapsed());
-        Some(Published { view, peers, epoch, switches: 0 })
+        Some(Published { view, peers, epoch, switches: Vec::new() })
     }
 
     /// The device's reports tell of addresses that are gone.
@@ -120,6 +152,13 @@ impl<S: TableSink> Way for EngineWay<S> {
         self.desired = wanted;
         Ok(())
     }
+}
+
+/// The peer takes no larger packets than the way to it.
+fn limit(peer: &mut Peer, narrow: &BTreeMap<IpNet, u16>) {
+    let subnets = [peer.subnet_v4.map(IpNet::V4), peer.subnet_v6.map(IpNet::V6)];
+    let found = subnets.iter().flatten().filter_map(|subnet| narrow.get(subnet)).copied();
+    peer.mtu = found.chain(peer.mtu).min();
 }
 
 /// A lease without a key is accepted only where that is allowed.

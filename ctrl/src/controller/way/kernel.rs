@@ -173,7 +173,7 @@ impl Way for KernelWay {
         let peers = view.accepted.iter().map(peer).collect();
         // As long as this takes, everything else gets its turn too.
         self.earliest = Instant::now() + PERIOD.max(began.elapsed());
-        Some(Published { view, peers, epoch: self.epoch, switches: 0 })
+        Some(Published { view, peers, epoch: self.epoch, switches: Vec::new() })
     }
 
     async fn learn(&mut self) -> Learnt {

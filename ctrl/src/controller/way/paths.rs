@@ -1,14 +1,14 @@
 //! `udp` with several `Paths`: the engine's way, and beside it the kernel's state for the peers that
 //! are better reached without it. Probes say which.
 
+mod narrow;
 mod sockets;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use ipnet::IpNet;
 use rand::RngExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -24,12 +24,14 @@ use crate::desired::kernel::{Host, OnLink};
 use crate::desired::paths::{self, Chosen, Ways};
 use crate::desired::{Accepted, Book, Hop, View, Viewer};
 use crate::device::{self, DesiredDevice};
+use crate::health::choice::{Objection, objection};
 use crate::health::{Candidate, Choice, Prober, Standing, TICK, choose};
 use crate::kernel;
 use crate::kernel::object::State;
 use crate::lease::Leaf;
-use crate::status::{PathStatus, PeerStatus};
+use crate::status::{PathStatus, PathSwitches, PeerStatus};
 
+use narrow::Narrow;
 use sockets::Sockets;
 
 /// How often what people are told of round trips and losses is brought up to date.
@@ -55,11 +57,13 @@ pub(in crate::controller) struct PathsWay<S> {
     kernel_reports: Arc<watch::Sender<kernel::Report>>,
     reports: Arc<watch::Sender<Report>>,
     prober: Prober,
+    narrow: Narrow,
     sockets: Sockets,
     tick_at: Instant,
     show_at: Instant,
     chosen: Chosen,
-    switches: u64,
+    /// By the path that was left, the one that was taken, and what was wrong.
+    switches: BTreeMap<(PathKind, PathKind, &'static str), u64>,
     on_link: OnLink,
     asked: HashSet<IpAddr>,
     asking: Option<BoxFuture<'static, OnLink>>,
@@ -92,11 +96,12 @@ impl<S: TableSink> PathsWay<S> {
             })),
             engine: EngineWay::new(sink, &acquired.first_table, desired, report),
             prober: Prober::new(begun.identity, session, full_size, now.into_std()),
+            narrow: Narrow::default(),
             sockets: Sockets::new(acquired.lease.leaf, begun.config.backend.paths()),
             tick_at: now,
             show_at: now,
             chosen: Chosen::new(),
-            switches: 0,
+            switches: BTreeMap::new(),
             on_link: OnLink::new(),
             asked: HashSet::new(),
             asking: None,
@@ -158,7 +163,7 @@ impl<S: TableSink> PathsWay<S> {
                 if !names.contains(&choice.path.name()) {
                     names.push(choice.path.name());
                 }
-                self.note_switch(hop.subnet, &choice);
+                self.note_switch(hop, &choice);
                 chosen.insert(hop.subnet, choice.path);
                 shown.reason = Some(choice.reason);
                 shown.paths.extend(paths);
@@ -172,12 +177,22 @@ impl<S: TableSink> PathsWay<S> {
         self.chosen = chosen;
     }
 
-    fn note_switch(&mut self, subnet: IpNet, choice: &Choice) {
-        let Some(before) = self.chosen.get(&subnet).filter(|before| **before != choice.path) else {
+    fn note_switch(&mut self, hop: &Hop, choice: &Choice) {
+        let (subnet, to) = (hop.subnet, choice.path);
+        let Some(&from) = self.chosen.get(&subnet).filter(|before| **before != to) else {
             return;
         };
-        self.switches += 1;
-        info!(%subnet, from = %before, to = %choice.path, reason = choice.reason, "another path");
+        let fault = objection(self.standing(from, hop)).map_or("none", Objection::name);
+        *self.switches.entry((from, to, fault)).or_default() += 1;
+        info!(%subnet, %from, %to, reason = choice.reason, "another path");
+    }
+
+    fn switches(&self) -> Vec<PathSwitches> {
+        let shown = |(&(from, to, reason), &count): (&(PathKind, PathKind, &str), &u64)| {
+            let [from, to, reason] = [from.name(), to.name(), reason].map(str::to_owned);
+            PathSwitches { from, to, reason, count }
+        };
+        self.switches.iter().map(shown).collect()
     }
 }
 
@@ -193,6 +208,8 @@ impl<S: TableSink> Way for PathsWay<S> {
     }
 
     fn publish(&mut self, viewer: &Viewer, book: &Book) -> Option<Published> {
+        let narrow = self.prober.narrow_engine_paths();
+        self.engine.narrow = self.narrow.handle(narrow, Instant::now().into_std());
         let Published { view, mut peers, epoch, .. } = self.engine.publish(viewer, book)?;
         let asked: HashSet<IpAddr> = paths::asked_about(&view).collect();
         let is_complete = asked.iter().all(|address| self.on_link.contains_key(address));
@@ -219,7 +236,7 @@ impl<S: TableSink> Way for PathsWay<S> {
                 self.states.send_replace(Arc::new(state));
             }
         }
-        Some(Published { view, peers, epoch, switches: self.switches })
+        Some(Published { view, peers, epoch, switches: self.switches() })
     }
 
     async fn learn(&mut self) -> Learnt {
@@ -238,7 +255,7 @@ impl<S: TableSink> Way for PathsWay<S> {
                 }
                 Ok(()) = self.works.changed() => {
                     let works = *self.works.borrow_and_update();
-                    self.prober.set_engine(works);
+                    self.prober.set_engine(works, Instant::now().into_std());
                     break;
                 }
                 arrival = self.sockets.arrival() => {
@@ -258,12 +275,12 @@ impl<S: TableSink> Way for PathsWay<S> {
     }
 
     fn keep(&self) -> impl Future<Output = RunError> + 'static {
-        let engine = self.engine.keep();
+        let engine = self.engine.keep_again(self.works.clone());
         let (states, reports) = (self.states.subscribe(), Arc::clone(&self.kernel_reports));
         let merged = merge(self.engine.reports(), reports.subscribe(), Arc::clone(&self.reports));
         async move {
             tokio::select! {
-                error = engine => error,
+                never = engine => match never {},
                 error = KernelWay::keep_states(states, reports) => error,
                 () = merged => std::future::pending().await,
             }

@@ -44,6 +44,11 @@ impl Search {
         }
     }
 
+    /// Nothing smaller or larger is tried any more, unless the path changes.
+    pub(super) fn has_ended(&self) -> bool {
+        self.candidate() == self.passes
+    }
+
     pub(super) fn handle_answer(&mut self, size: usize) {
         if size == self.candidate() {
             self.losses = 0;
@@ -89,8 +94,10 @@ mod tests {
         for mtu in [1400, 1280, 900, 576, 100] {
             run(&mut search, mtu);
             assert!((mtu - PRECISION..=mtu).contains(&search.passes()), "{mtu}: {search:?}");
+            assert!(search.has_ended());
         }
         search.restart();
+        assert!(!search.has_ended());
         run(&mut search, 1400);
         assert!((1392..=1400).contains(&search.passes()), "{search:?}");
     }

@@ -92,6 +92,46 @@ fn where_every_path_swallows_large_packets_the_engine_carries_and_its_mtu_is_kno
     assert_eq!(net.paths(), [Udp; 2]);
     let mtu = net.assessment(0, Udp).mtu.unwrap();
     assert!((992..=1000).contains(&mtu), "{mtu}");
+    let told =
+        |net: &Net| net.nodes[0].narrow_engine_paths().map(|(_, mtu)| mtu).collect::<Vec<_>>();
+    assert_eq!(told(&net), [mtu]);
+    net.link = Box::new(|_, _, size, _| size <= 800);
+    net.run(seconds(60));
+    let narrower = told(&net);
+    assert!((792..=800).contains(&narrower[0]), "{narrower:?}");
+    net.link = open();
+    net.run(seconds(60));
+    assert!(told(&net).is_empty());
+}
+
+/// What was lost with the path was not lost for its size, and the engine must not be told so.
+#[test]
+fn a_path_that_was_dead_is_not_narrow() {
+    for seed in 0..20 {
+        let mut net = started(seed);
+        net.link = Box::new(|_, path, size, _| path != Udp || size < 100);
+        net.run(seconds(3));
+        net.link = open();
+        for _ in 0..600 {
+            net.run(crate::health::TICK);
+            assert_eq!(net.nodes[0].narrow_engine_paths().next(), None);
+        }
+        assert_eq!(net.assessment(0, Udp).mtu, Some(SIZE));
+    }
+}
+
+/// What is known before the search has ended is far too small.
+#[test]
+fn what_is_still_searched_is_told_nobody() {
+    let mut net = started(1);
+    net.link = Box::new(|_, _, size, _| size <= 1000);
+    let end = net.now + seconds(60);
+    while net.nodes[0].narrow_engine_paths().next().is_none() {
+        assert!(net.now < end);
+        net.run(crate::health::TICK);
+    }
+    let mtu = net.assessment(0, Udp).mtu.unwrap();
+    assert!((992..=1000).contains(&mtu), "{mtu}");
 }
 
 #[test]
@@ -146,13 +186,32 @@ fn a_dead_engine_is_told_to_the_peer() {
     let mut net = Net::new(2, &[Udp, Vxlan], 3);
     net.time_to(Udp, seconds(3));
     net.run(seconds(5));
-    net.nodes[0].set_engine(false);
+    let now = net.now;
+    net.nodes[0].set_engine(false, now);
     let start = net.now;
     while net.choice(1).path != Vxlan {
         assert!(net.now < start + seconds(3));
         net.run(crate::health::TICK);
     }
     assert_eq!(net.assessment(1, Udp).verdict, Verdict::Up, "the path itself is fine");
+}
+
+/// However short the failure was.
+#[test]
+fn an_engine_that_works_again_has_to_prove_itself() {
+    let mut net = Net::new(2, &[Udp, Vxlan], 6);
+    net.time_to(Udp, seconds(3));
+    net.run(seconds(5));
+    for (times, hold) in [(1, HOLD_FIRST), (2, 2 * HOLD_FIRST)] {
+        for works in [false, true] {
+            let now = net.now;
+            net.nodes[0].set_engine(works, now);
+        }
+        net.run(seconds(1));
+        assert_eq!(net.paths(), [Vxlan; 2], "{times}: {}", net.choice(1).reason);
+        let back = net.time_to(Udp, seconds(30));
+        assert!(back + seconds(1) >= hold, "{times}: {back:?}");
+    }
 }
 
 #[test]

@@ -173,21 +173,22 @@ impl Wish<'_> {
             Place::Masquerade => {
                 let (subnet, rest) = source(rules.get(1)?)?;
                 let network = rest.strip_prefix("-d ")?.split(' ').next()?.parse().ok()?;
-                Overlay { network, subnet }
+                Overlay { network, subnet, fixed_source: false }
             }
             Place::Forward => {
                 let (network, _) = source(rules.first()?)?;
-                Overlay { network, subnet: network }
+                Overlay { network, subnet: network, fixed_source: false }
             }
         };
         let is_apart = |ours: &Overlay| {
             !ours.network.contains(&overlay.network) && !overlay.network.contains(&ours.network)
         };
-        let is_complete = |fully_random| {
-            let set = self.place.rules(&overlay, fully_random);
+        let is_complete = |(fixed_source, fully_random)| {
+            let set = self.place.rules(&Overlay { fixed_source, ..overlay }, fully_random);
             rules.starts_with(&set.iter().map(String::as_str).collect::<Vec<_>>())
         };
-        let is_set = self.ours.iter().all(is_apart) && (is_complete(false) || is_complete(true));
+        let mut forms = [(false, false), (false, true), (true, false), (true, true)].into_iter();
+        let is_set = self.ours.iter().all(is_apart) && forms.any(is_complete);
         is_set.then(|| self.place.rules(&overlay, false).len())
     }
 }

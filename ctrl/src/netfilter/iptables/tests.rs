@@ -3,7 +3,8 @@ use super::*;
 const JUMP: &str = r#"-A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG"#;
 
 fn overlay(network: &str, subnet: &str) -> Overlay {
-    Overlay { network: network.parse().unwrap(), subnet: subnet.parse().unwrap() }
+    let (network, subnet) = (network.parse().unwrap(), subnet.parse().unwrap());
+    Overlay { network, subnet, fixed_source: false }
 }
 
 fn ours() -> Overlay {

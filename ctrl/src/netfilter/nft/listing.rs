@@ -37,6 +37,11 @@ impl TableText {
         table
     }
 
+    /// How many chains it has.
+    pub(super) fn chains(&self) -> usize {
+        self.chains.len()
+    }
+
     pub(super) fn chain(&self, name: &str) -> Option<&ChainText> {
         self.chains.get(name)
     }

@@ -4,7 +4,9 @@ use super::*;
 const LISTED: &str = include_str!("flannel-ipv4.nft");
 
 fn overlay() -> Overlay {
-    Overlay { network: "10.244.0.0/16".parse().unwrap(), subnet: "10.244.1.0/24".parse().unwrap() }
+    let (network, subnet) = ("10.244.0.0/16", "10.244.1.0/24");
+    let (network, subnet) = (network.parse().unwrap(), subnet.parse().unwrap());
+    Overlay { network, subnet, fixed_source: false }
 }
 
 fn wanted(places: &[Place]) -> Vec<(Place, Option<Vec<String>>)> {
