@@ -304,7 +304,7 @@ fn log_flags(flags: &Flags) {
         warn!("{remark}");
     }
     if !unused(flags).is_empty() {
-        info!(flags = ?unused(flags), "not used, because --lease-dir is the source");
+        info!(flags = ?unused(flags), "not used, because another source is chosen");
     }
 }
 

@@ -52,7 +52,17 @@ pub struct Flags {
     set: BTreeMap<&'static str, (Origin, Value)>,
     ignored: Vec<String>,
     rejected: Vec<Mistake>,
+    surroundings: BTreeMap<&'static str, String>,
 }
+
+/// Variables that say where the daemon runs. They stand for no flag.
+const SURROUNDINGS: &[&str] = &[
+    "NODE_NAME",
+    "POD_NAME",
+    "POD_NAMESPACE",
+    "KUBERNETES_SERVICE_HOST",
+    "KUBERNETES_SERVICE_PORT",
+];
 
 impl Flags {
     /// Reads arguments (without the program's name), then fills what they left open from
@@ -73,6 +83,9 @@ impl Flags {
         if flags.boolean("version") {
             return Ok(Command::Version);
         }
+        let set = |name: &&'static str| variable(name).filter(|text| !text.is_empty());
+        flags.surroundings =
+            SURROUNDINGS.iter().filter_map(|name| Some((*name, set(name)?))).collect();
         flags.fill_from_environment(variable);
         Ok(Command::Run(flags))
     }
@@ -106,6 +119,11 @@ impl Flags {
     /// The value of an integer flag.
     pub fn integer(&self, name: &str) -> i64 {
         self.value(name).as_integer().expect("an integer flag holds an integer")
+    }
+
+    /// A variable that says where the daemon runs, such as `NODE_NAME`.
+    pub fn surrounding(&self, name: &str) -> Option<&str> {
+        self.surroundings.get(name).map(String::as_str)
     }
 
     /// The value of any flag as text.

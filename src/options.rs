@@ -76,7 +76,7 @@ impl Options {
         let interface = checker.interface();
         let health = checker.health();
         let (admin_socket, state_directory) = checker.places();
-        let source = checker.source();
+        let source = checker.source(&state_directory);
         let netfilter = checker.netfilter();
         if !mistakes.is_empty() {
             return Err(mistakes);

@@ -86,16 +86,34 @@ impl ConfigError {
     }
 }
 
+/// Who decides which subnet a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subnets {
+    /// Nodes take them, of one length and within bounds.
+    Taken,
+    /// Somebody else gives them; `SubnetLen` and its kin say nothing, as with flanneld's Kubernetes
+    /// source.
+    Given,
+}
+
 impl NetworkConfig {
-    /// Parses and checks a document.
+    /// Parses and checks a document for nodes that take their subnets.
     ///
     /// # Errors
     /// Every mistake at once in [`ConfigError::Invalid`]; only a document without such mistakes is
     /// looked at for the fatal kinds.
     pub fn parse(document: &[u8]) -> Result<Self, ConfigError> {
+        Self::parse_for(document, Subnets::Taken)
+    }
+
+    /// Parses and checks a document.
+    ///
+    /// # Errors
+    /// As with [`NetworkConfig::parse`].
+    pub fn parse_for(document: &[u8], subnets: Subnets) -> Result<Self, ConfigError> {
         let mut mistakes = Vec::new();
         let object = top_level(document)?;
-        let general = General::read(&object, &mut mistakes);
+        let general = General::read(&object, subnets, &mut mistakes);
         let v4 = general.v4.resolve(&mut mistakes);
         let v6 = general.v6.resolve(&mut mistakes);
         let backend = backend::read(object.last("Backend"), &mut mistakes);
@@ -106,6 +124,15 @@ impl NetworkConfig {
             return Err(ConfigError::NoFamily);
         }
         Ok(Self { v4, v6, nftables: general.nftables, backend: backend? })
+    }
+
+    /// Who decides which subnet a node has.
+    #[must_use]
+    pub fn subnets(&self) -> Subnets {
+        match [&self.v4, &self.v6].into_iter().flatten().any(SubnetRange::is_given) {
+            true => Subnets::Given,
+            false => Subnets::Taken,
+        }
     }
 
     /// The IPv4 network, if IPv4 is on.
@@ -136,6 +163,16 @@ impl NetworkConfig {
         fits(&self.v4, leaf.v4.map(IpNet::V4)) && fits(&self.v6, leaf.v6.map(IpNet::V6))
     }
 
+    /// What of these subnets this network is for. A node may be given one of a family that is off here.
+    pub(crate) fn part_of(&self, leaf: Leaf) -> Leaf {
+        match self.subnets() {
+            Subnets::Taken => leaf,
+            Subnets::Given => {
+                Leaf { v4: self.v4.as_ref().and(leaf.v4), v6: self.v6.as_ref().and(leaf.v6) }
+            }
+        }
+    }
+
     /// The networks of the families that are on, IPv4 first.
     pub fn networks(&self) -> impl Iterator<Item = IpNet> {
         [&self.v4, &self.v6].into_iter().flatten().map(SubnetRange::network)
@@ -160,7 +197,8 @@ struct General {
 }
 
 impl General {
-    fn read(object: &Object, mistakes: &mut Vec<String>) -> Self {
+    fn read(object: &Object, subnets: Subnets, mistakes: &mut Vec<String>) -> Self {
+        let given = subnets == Subnets::Given;
         let v4 = Wish {
             on: Fields::new(object, "", mistakes).boolean("EnableIPv4").unwrap_or(true),
             names: ["Network", "SubnetLen", "SubnetMin", "SubnetMax"],
@@ -168,6 +206,7 @@ impl General {
             length: Fields::new(object, "", mistakes).unsigned("SubnetLen").unwrap_or(0),
             min: address(object, "SubnetMin", parse_address_v4, mistakes),
             max: address(object, "SubnetMax", parse_address_v4, mistakes),
+            given,
             broken: false,
         };
         let v6 = Wish {
@@ -177,6 +216,7 @@ impl General {
             length: Fields::new(object, "", mistakes).unsigned("IPv6SubnetLen").unwrap_or(0),
             min: address(object, "IPv6SubnetMin", parse_address_v6, mistakes),
             max: address(object, "IPv6SubnetMax", parse_address_v6, mistakes),
+            given,
             broken: false,
         };
         let nftables = Fields::new(object, "", mistakes).boolean("EnableNFTables").unwrap_or(false);

@@ -15,6 +15,7 @@
 //! before `configure`. Every future may be dropped to stop; what was done until then stays, as it does
 //! when flanneld stops.
 
+mod announce;
 mod change;
 mod macs;
 mod own;
@@ -200,11 +201,12 @@ pub enum StartError {
     /// Whoever is on the way to the store could put in keys of their own.
     #[error(
         "The network config demands that traffic is sealed, but {server} is asked for the peers' keys \
-         over a connection that is not encrypted. Use https:// in --etcd-endpoints, or accept \
-         that everybody on the way can take part with --insecure-store"
+         over a connection that is not protected. Use https:// in --etcd-endpoints, --kube-api-url \
+         or the kubeconfig file, which must not skip verification, or accept that everybody on the \
+         way can take part with --insecure-store"
     )]
     InsecureStore {
-        /// The etcd server.
+        /// The etcd or API server.
         server: String,
     },
     /// Packets that are not sealed could pass.
@@ -260,13 +262,16 @@ pub struct Begun {
 ///
 /// # Errors
 /// Everything that a later config cannot correct.
-pub async fn begin(options: Options, status: StatusHandle) -> Result<Begun, StartError> {
+pub async fn begin(mut options: Options, status: StatusHandle) -> Result<Begun, StartError> {
     let identity = identity::load_or_create(&options.state_directory)?;
     subnet_file::probe(&options.subnet_file)?;
     let source = options.source.open();
     let saved = Saved::load(&options.state_directory, &source.description());
     let found = start::wait_for_config(&*source, saved.as_ref(), &status).await?;
-    let start::Found { config, document, source_is_away } = found;
+    let start::Found { config, document, mut source_is_away } = found;
+    let public = start::public_addresses(&*source, &status).await;
+    source_is_away |= public.is_remembered;
+    options.interface.prefer(public);
     status.change(|status| {
         status.set_config(&config);
         status.phase = Phase::Interface;

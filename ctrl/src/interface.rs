@@ -23,6 +23,8 @@ mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::source::PublicAddresses;
+
 pub use choose::{Chosen, Refusal, choose};
 use reader::{Netlink, ReadError};
 
@@ -39,6 +41,15 @@ pub struct InterfaceOptions {
     pub public_ip: Option<Ipv4Addr>,
     /// `--public-ipv6`.
     pub public_ipv6: Option<Ipv6Addr>,
+}
+
+impl InterfaceOptions {
+    /// Addresses that are stored for this node stand in for those of the command line, as with
+    /// flanneld.
+    pub(crate) fn prefer(&mut self, stored: PublicAddresses) {
+        self.public_ip = stored.v4.or(self.public_ip);
+        self.public_ipv6 = stored.v6.or(self.public_ipv6);
+    }
 }
 
 /// The address families that the network config turns on.

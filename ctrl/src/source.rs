@@ -12,21 +12,27 @@
 pub mod acquire;
 pub mod directory;
 pub mod etcd;
+pub mod kubernetes;
 
 mod back_off;
 mod watch;
 
 use std::fmt::Debug;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
 
 pub use watch::{Health, Watch};
 
+use crate::config::Subnets;
+
 use directory::{Directory, DirectoryError};
 use etcd::{Etcd, EtcdError, EtcdOptions};
+use kubernetes::{Kubernetes, KubernetesError, KubernetesOptions};
 
 /// What a question to a source gives, some time.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, SourceError>>;
@@ -67,6 +73,47 @@ pub trait Source: Debug + Send + Sync {
 
     /// Follows config and leases from now on, in a task of its own.
     fn watch(&self) -> Watch;
+
+    /// Who decides which subnet a node has.
+    fn subnets(&self) -> Subnets {
+        Subnets::Taken
+    }
+
+    /// The lease of this node as it is, or as it would be before this node has written it; `None` in a
+    /// source that gives no subnets.
+    fn given(&self) -> Answer<'_, Option<Record>> {
+        ready(Ok(None)).boxed()
+    }
+
+    /// The addresses that the source wants this node to be reached by.
+    fn public_addresses(&self) -> Answer<'_, PublicAddresses> {
+        ready(Ok(PublicAddresses::default())).boxed()
+    }
+
+    /// Tells whether the pods of this node have a network, where somebody waits for that.
+    fn announce(&self, _network: Network) -> Answer<'_, ()> {
+        ready(Ok(())).boxed()
+    }
+}
+
+/// Addresses that stand in for `--public-ip` and `--public-ipv6`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublicAddresses {
+    /// IPv4.
+    pub v4: Option<Ipv4Addr>,
+    /// IPv6.
+    pub v6: Option<Ipv6Addr>,
+    /// The source did not answer; it said so last.
+    pub is_remembered: bool,
+}
+
+/// Whether the pods of a node have a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// They have.
+    Up,
+    /// They have not, for this reason.
+    Down(String),
 }
 
 /// Which source, as the command line says it.
@@ -76,6 +123,8 @@ pub enum SourceOptions {
     Directory(PathBuf),
     /// `--etcd-endpoints` and its kin.
     Etcd(Box<EtcdOptions>),
+    /// `--kube-subnet-mgr` and its kin.
+    Kubernetes(Box<KubernetesOptions>),
 }
 
 impl SourceOptions {
@@ -85,10 +134,14 @@ impl SourceOptions {
         match self {
             Self::Directory(path) => Arc::new(Directory::new(path)),
             Self::Etcd(options) => Arc::new(Etcd::new(EtcdOptions::clone(options))),
+            Self::Kubernetes(options) => {
+                Arc::new(Kubernetes::new(KubernetesOptions::clone(options)))
+            }
         }
     }
 
-    /// A server that is asked over a connection that others on the way can read and change.
+    /// A server that is asked over a connection that others on the way can read and change. Blocks for
+    /// the length of a small file.
     #[must_use]
     pub fn unprotected(&self) -> Option<String> {
         match self {
@@ -98,6 +151,7 @@ impl SourceOptions {
                     |server: &&etcd::Endpoint| !server.is_encrypted() && !server.is_loopback();
                 options.endpoints.iter().find(is_open).map(|server| server.url().to_owned())
             }
+            Self::Kubernetes(options) => options.access.unprotected(),
         }
     }
 }
@@ -157,13 +211,22 @@ pub enum SourceError {
     /// etcd cannot be used.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
+    /// Kubernetes cannot be used.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
 }
 
 impl SourceError {
     /// Whether waiting may help without anybody doing something on this host.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Etcd(_))
+        matches!(self, Self::Etcd(_) | Self::Kubernetes(_))
+    }
+
+    /// Whether the node was given another subnet than the one of the lease.
+    #[must_use]
+    pub fn is_renumbering(&self) -> bool {
+        matches!(self, Self::Kubernetes(KubernetesError::Renumbered { .. }))
     }
 
     /// The sentence with its causes.

@@ -115,12 +115,12 @@ pub struct ConfigStatus {
 pub struct RangeStatus {
     /// The whole network.
     pub network: String,
-    /// Prefix length of every lease.
-    pub subnet_length: u8,
-    /// SubnetMin.
-    pub subnet_min: IpAddr,
-    /// SubnetMax.
-    pub subnet_max: IpAddr,
+    /// Prefix length of every lease; `None` where somebody else gives the subnets.
+    pub subnet_length: Option<u8>,
+    /// SubnetMin, likewise.
+    pub subnet_min: Option<IpAddr>,
+    /// SubnetMax, likewise.
+    pub subnet_max: Option<IpAddr>,
 }
 
 /// The interface, short.
@@ -513,6 +513,13 @@ impl Status {
         ]
     }
 
+    /// Why the pods of this node cannot reach others, if that is known.
+    pub(crate) fn broken_network(&self) -> Option<String> {
+        let concerns = [Concern::Device, Concern::Underlay, Concern::Routes];
+        let mut problems = concerns.iter().filter_map(|concern| self.concerns.get(concern));
+        problems.next().filter(|_| self.phase == Phase::Running).cloned()
+    }
+
     fn settle(&mut self) {
         let blocked = self.concerns.keys().any(|concern| concern.blocks());
         self.ready = self.phase == Phase::Running && !blocked;
@@ -522,9 +529,9 @@ impl Status {
     pub(crate) fn set_config(&mut self, config: &NetworkConfig) {
         let range = |range: &SubnetRange| RangeStatus {
             network: range.network().to_string(),
-            subnet_length: range.length(),
-            subnet_min: range.first(),
-            subnet_max: range.last(),
+            subnet_length: (!range.is_given()).then(|| range.length()),
+            subnet_min: (!range.is_given()).then(|| range.first()),
+            subnet_max: (!range.is_given()).then(|| range.last()),
         };
         let udp = config.backend.udp();
         let sources = udp.iter().flat_map(|udp| &udp.allowed_sources);

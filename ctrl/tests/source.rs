@@ -1,13 +1,18 @@
-//! Every source keeps the same promises: one suite for the directory and for etcd, then what only etcd
-//! can get wrong. etcd is the real one, on loopback; without it a test says `SKIPPED`.
+//! Every source keeps the same promises: one suite for the directory, etcd and Kubernetes, then what
+//! only one of them can get wrong. etcd is the real one, on loopback; without it a test says `SKIPPED`.
+//! The API server of Kubernetes is one in this process, asked by the same client library as always.
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails must fail")]
 
+#[path = "kubernetes/apiserver.rs"]
+mod apiserver;
 #[path = "etcd/certificates.rs"]
 mod certificates;
 #[path = "source/conformance.rs"]
 mod conformance;
 #[path = "source/etcd.rs"]
 mod etcd;
+#[path = "source/kubernetes.rs"]
+mod kubernetes;
 #[path = "etcd/relay.rs"]
 mod relay;
 #[path = "etcd/server.rs"]

@@ -1,5 +1,6 @@
 use weft_ctrl::source::SourceOptions;
 use weft_ctrl::source::etcd::{EtcdOptions, TlsFiles};
+use weft_ctrl::source::kubernetes::{Access, KubernetesOptions, NodeName, Patience};
 
 use super::*;
 use crate::flags::Command;
@@ -147,16 +148,9 @@ fn places_follow_the_stem_of_the_subnet_file() {
 
 #[test]
 fn what_has_no_function_is_refused_when_set() {
-    for (argument, sentence) in [
-        ("--kube-subnet-mgr", "--kube-subnet-mgr: the Kubernetes source is not built yet"),
-        ("--kube-api-url=http://x", "--kube-api-url: "),
-        ("--kubeconfig-file=/x", "--kubeconfig-file: "),
-        ("--kube-annotation-prefix=x", "--kube-annotation-prefix: "),
-        ("--net-config-path=/x", "--net-config-path: "),
-        ("--set-node-network-unavailable=true", "--set-node-network-unavailable: "),
-        ("--vmodule=a=1", "--vmodule: "),
-        ("--log_backtrace_at=a:1", "--log_backtrace_at: "),
-    ] {
+    for (argument, sentence) in
+        [("--vmodule=a=1", "--vmodule: "), ("--log_backtrace_at=a:1", "--log_backtrace_at: ")]
+    {
         let refusals = check(&["--lease-dir=/l", argument]).unwrap_err();
         assert_eq!(refusals.len(), 1, "{argument}: {refusals:?}");
         assert!(refusals[0].starts_with(sentence), "{argument}: {refusals:?}");
@@ -277,6 +271,68 @@ fn etcd_flags_beside_a_lease_directory_are_named_as_unused() {
     let Ok(Command::Run(flags)) = Flags::parse(&arguments, |_| None) else { panic!() };
     Options::check(&flags).unwrap();
     assert_eq!(unused(&flags), ["etcd-prefix"]);
+}
+
+const IN_A_POD: &[(&str, &str)] = &[
+    ("POD_NAME", "weft-x"),
+    ("POD_NAMESPACE", "kube-flannel"),
+    ("KUBERNETES_SERVICE_HOST", "fd00::1"),
+    ("KUBERNETES_SERVICE_PORT", "443"),
+];
+
+#[test]
+fn the_kubernetes_source_is_told_where_it_runs() {
+    let options = check_with(&["--kube-subnet-mgr", "--state-dir=/s"], IN_A_POD).unwrap();
+    let expected = KubernetesOptions {
+        access: Access {
+            url: None,
+            kubeconfig: None,
+            service: Some("https://[fd00::1]:443".into()),
+        },
+        node: NodeName::OfPod { namespace: "kube-flannel".into(), pod: "weft-x".into() },
+        prefix: "flannel.alpha.coreos.com".parse().unwrap(),
+        config: "/etc/kube-flannel/net-conf.json".into(),
+        sets_condition: true,
+        state_directory: "/s".into(),
+        patience: Patience::default(),
+    };
+    assert_eq!(options.control.source, SourceOptions::Kubernetes(Box::new(expected)));
+}
+
+#[test]
+fn every_flag_of_the_kubernetes_source_is_used() {
+    let options = check_with(
+        &[
+            "--kube-subnet-mgr",
+            "--kube-api-url=https://a:6443",
+            "--kubeconfig-file=/k",
+            "--kube-annotation-prefix=org.com/9",
+            "--net-config-path=/n",
+            "--set-node-network-unavailable=false",
+        ],
+        &[("NODE_NAME", "n"), ("POD_NAME", "p"), ("POD_NAMESPACE", "s")],
+    );
+    let SourceOptions::Kubernetes(options) = options.unwrap().control.source else { panic!() };
+    assert_eq!(options.access.url.as_deref(), Some("https://a:6443"));
+    assert_eq!(options.access.kubeconfig.as_deref(), Some(Path::new("/k")));
+    assert_eq!(options.node, NodeName::Known("n".into()));
+    assert_eq!(options.prefix, "org.com/9-".parse().unwrap());
+    assert_eq!((options.config.as_path(), options.sets_condition), (Path::new("/n"), false));
+}
+
+#[test]
+fn wrong_wishes_about_kubernetes_are_all_told() {
+    let mistakes = check(&[
+        "--kube-subnet-mgr",
+        "--kube-api-url=10.0.0.1:6443",
+        "--kube-annotation-prefix=Org",
+    ])
+    .unwrap_err();
+    for part in ["--kube-api-url", "--kube-annotation-prefix", "NODE_NAME"] {
+        assert!(mistakes.iter().any(|mistake| mistake.contains(part)), "{mistakes:?}");
+    }
+    // As with flanneld, they are of no interest to another source.
+    check(&["--lease-dir=/l", "--kube-annotation-prefix=Org"]).unwrap();
 }
 
 #[test]

@@ -4,24 +4,11 @@
 
 use crate::flags::{Flags, Mistake};
 
-const KUBERNETES: &[&str] = &[
-    "kube-subnet-mgr",
-    "kube-api-url",
-    "kubeconfig-file",
-    "kube-annotation-prefix",
-    "net-config-path",
-    "set-node-network-unavailable",
-];
-
 const LOGGING: &[&str] = &["vmodule", "log_backtrace_at"];
 
 /// Every flag that was set and has no function, a sentence each.
 pub(super) fn refusals(flags: &Flags) -> Vec<Mistake> {
     let mut refusals = Refusals { flags, sentences: Vec::new() };
-    refusals.group(
-        KUBERNETES,
-        "the Kubernetes source is not built yet: use etcd or --lease-dir and leave it out",
-    );
     refusals.group(LOGGING, "logging by source file is not built: use --v");
     refusals.sentences
 }

@@ -16,9 +16,17 @@ pub struct SubnetRange {
     length: u8,
     first: IpAddr,
     last: IpAddr,
+    given: bool,
 }
 
 impl SubnetRange {
+    /// Whether somebody else gives the subnets. Then any length may be, and the bounds are those of the
+    /// network.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.given
+    }
+
     /// The whole network, host bits cleared.
     #[must_use]
     pub fn network(&self) -> IpNet {
@@ -48,9 +56,18 @@ impl SubnetRange {
     pub fn allows(&self, subnet: IpNet) -> bool {
         let address = number(subnet.network());
         subnet.max_prefix_len() == self.network.max_prefix_len()
-            && subnet.prefix_len() == self.length
+            && self.allows_length(subnet)
             && subnet.addr() == subnet.network()
             && (number(self.first)..=number(self.last)).contains(&address)
+    }
+
+    /// Whether a subnet may have this length. One that is given may be as large as the network.
+    #[must_use]
+    pub fn allows_length(&self, subnet: IpNet) -> bool {
+        match self.given {
+            true => subnet.prefix_len() >= self.network.prefix_len(),
+            false => subnet.prefix_len() == self.length,
+        }
     }
 
     /// How many subnets there are.
@@ -87,6 +104,11 @@ impl SubnetRange {
     fn size(&self) -> u128 {
         size(self.network, self.length)
     }
+
+    fn given(network: IpNet) -> Self {
+        let (first, last) = (network.network(), network.broadcast());
+        Self { network, length: network.max_prefix_len(), first, last, given: true }
+    }
 }
 
 /// What the document says about one family, before the rules are applied.
@@ -99,6 +121,8 @@ pub(super) struct Wish {
     pub(super) length: u64,
     pub(super) min: Option<IpAddr>,
     pub(super) max: Option<IpAddr>,
+    /// Somebody else gives the subnets, so length and bounds say nothing.
+    pub(super) given: bool,
     /// The network key is there but unreadable; that was reported.
     pub(super) broken: bool,
 }
@@ -116,6 +140,9 @@ impl Wish {
             }
             return None;
         };
+        if self.given {
+            return Some(SubnetRange::given(network));
+        }
         let length = match self.subnet_length(network) {
             Ok(length) => length,
             Err(mistake) => {
@@ -179,7 +206,8 @@ impl Wish {
         if mistakes.len() == before && number(first) > number(last) {
             mistakes.push(format!("{min_name} {first} is above {max_name} {last}"));
         }
-        (mistakes.len() == before).then_some(SubnetRange { network, length, first, last })
+        let range = SubnetRange { network, length, first, last, given: false };
+        (mistakes.len() == before).then_some(range)
     }
 }
 

@@ -411,3 +411,34 @@ fn paths_are_in_order_and_have_udp_among_them() {
         assert!(!error.is_fatal() && error.to_string().contains(part), "{keys}: {error}");
     }
 }
+
+/// As with flanneld's Kubernetes source, which asks for nothing but that it is inside the network.
+#[test]
+fn a_given_subnet_may_have_any_length() {
+    let given = |document: &str| NetworkConfig::parse_for(document.as_bytes(), Subnets::Given);
+    let config =
+        given(r#"{"Network":"10.244.3.7/16","SubnetLen":31,"SubnetMin":"10.9.0.0"}"#).unwrap();
+    assert_eq!(
+        (config.subnets(), config.network_v4().unwrap().to_string().as_str()),
+        (Subnets::Given, "10.244.0.0/16")
+    );
+    let gives = |name: &str| config.would_give(&name.parse().unwrap());
+    for name in ["10.244.0.0-24", "10.244.8.0-21", "10.244.1.64-27", "10.244.0.0-16"] {
+        assert!(gives(name), "{name}");
+    }
+    for name in [
+        "10.245.0.0-24",
+        "10.244.1.7-24",
+        "10.0.0.0-8",
+        "10.244.1.0-24&fd00::-64",
+        "0.0.0.0-0&fd00::-64",
+    ] {
+        assert!(!gives(name), "{name}");
+    }
+    let both = "10.244.1.0-24&fd00::-64".parse().unwrap();
+    assert_eq!(config.part_of(both).to_string(), "10.244.1.0-24");
+    assert!(given(r#"{"Network":"10.244.0.0/30"}"#).is_ok(), "no place for four subnets is needed");
+    assert!(given("{}").is_err());
+    let taken = parse(r#"{"Network":"10.5.0.0/16"}"#).unwrap();
+    assert_eq!((taken.subnets(), taken.part_of(both)), (Subnets::Taken, both));
+}

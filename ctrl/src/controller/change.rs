@@ -52,7 +52,7 @@ pub(super) fn judge(
         let note = "The network config is gone from the store. The one in force stays";
         return Verdict::Unusable(note.into());
     };
-    let config = match NetworkConfig::parse(document) {
+    let config = match NetworkConfig::parse_for(document, in_force.subnets()) {
         Ok(config) if config == *in_force => return Verdict::Same,
         Ok(config) => config,
         Err(error) => {

@@ -53,6 +53,8 @@ pub(super) struct Life {
 struct Failure {
     sentence: String,
     retry_at: Instant,
+    /// The node was given another subnet.
+    is_renumbered: bool,
 }
 
 /// How our lease is.
@@ -147,6 +149,7 @@ impl OwnLease {
         let Some(stored) = book.present(&self.name) else {
             let state = match &self.failure {
                 None => State::Missing,
+                Some(failure) if failure.is_renumbered => State::Taken(failure.sentence.clone()),
                 Some(failure) => State::Lost(self.cannot_be_kept(failure)),
             };
             return (state, step(Step::Create));
@@ -209,7 +212,7 @@ impl OwnLease {
             Ok(Written::Overtaken(Some(record))) => Change::Put(record),
             Ok(Written::Overtaken(None)) if tried.step == Step::Create => {
                 let sentence = "another lease has a part of its subnet".to_owned();
-                self.fail(&tried.step, sentence, now);
+                self.fail(&tried.step, (sentence, false), now);
                 return None;
             }
             Ok(Written::Overtaken(None)) => {
@@ -217,7 +220,7 @@ impl OwnLease {
                 Change::Deleted { name: self.name.clone(), revision: known }
             }
             Err(error) => {
-                self.fail(&tried.step, error.sentence(), now);
+                self.fail(&tried.step, (error.sentence(), error.is_renumbering()), now);
                 return None;
             }
         };
@@ -242,14 +245,15 @@ impl OwnLease {
         }
     }
 
-    fn fail(&mut self, step: &Step, sentence: String, now: Instant) {
+    fn fail(&mut self, step: &Step, (sentence, is_renumbered): (String, bool), now: Instant) {
         if self.failure.is_none() {
             warn!(lease = self.name, sentence, "the own lease could not be written");
         }
-        let pause = if *step == Step::Create { MISSING_PAUSE } else { RETRY_PAUSE };
+        let is_urgent = *step == Step::Create && !is_renumbered;
+        let pause = if is_urgent { MISSING_PAUSE } else { RETRY_PAUSE };
         // A short life has no time for long pauses.
         let pause = pause.min(self.life.margin / 4);
-        self.failure = Some(Failure { sentence, retry_at: now + pause });
+        self.failure = Some(Failure { sentence, retry_at: now + pause, is_renumbered });
     }
 
     fn may_write(&self, now: Instant) -> bool {

@@ -17,7 +17,7 @@ use crate::kernel::{self, object::State};
 use crate::lease::Leaf;
 use crate::netfilter;
 use crate::source::acquire::{AcquireError, Origin, Request, choose};
-use crate::source::{Record, Source, SourceError, Update};
+use crate::source::{PublicAddresses, Record, Source, SourceError, Update};
 use crate::status::StatusHandle;
 use crate::subnet_file::{self, Contents};
 
@@ -120,13 +120,14 @@ impl From<PrepareError> for PreviewError {
 ///
 /// # Errors
 /// The store or the kernel cannot be asked, or a start would end before it changes anything.
-pub async fn preview(options: Options) -> Result<Preview, PreviewError> {
+pub async fn preview(mut options: Options) -> Result<Preview, PreviewError> {
     let source = options.source.open();
     let asking = ask(&*source);
     let answer = timeout(PATIENCE, asking).await;
-    let (document, records) =
+    let Stored { document, records, given, public } =
         answer.map_err(|_| PreviewError::NoAnswer(source.description()))??;
-    let config = NetworkConfig::parse(&document)?;
+    let config = NetworkConfig::parse_for(&document, source.subnets())?;
+    options.interface.prefer(public);
     let (interface, mtu) = choose_interface(&options, &config).await?;
     let identity = identity::load(&options.state_directory).map_err(StartError::from)?;
     let begun = Begun {
@@ -143,16 +144,33 @@ pub async fn preview(options: Options) -> Result<Preview, PreviewError> {
         interface,
         mtu,
     };
-    foretell(&begun, records).await
+    foretell(&begun, records, given).await
 }
 
-async fn ask(source: &dyn Source) -> Result<(Vec<u8>, Vec<Record>), PreviewError> {
+/// What the store has.
+struct Stored {
+    document: Vec<u8>,
+    records: Vec<Record>,
+    /// This node's lease, where it was given one.
+    given: Option<Record>,
+    public: PublicAddresses,
+}
+
+async fn ask(source: &dyn Source) -> Result<Stored, PreviewError> {
     let config = source.config().await?;
-    let config = config.ok_or_else(|| PreviewError::NoConfig(source.config_remedy()))?;
-    Ok((config, source.list().await?))
+    Ok(Stored {
+        document: config.ok_or_else(|| PreviewError::NoConfig(source.config_remedy()))?,
+        records: source.list().await?,
+        given: source.given().await?,
+        public: source.public_addresses().await?,
+    })
 }
 
-async fn foretell(begun: &Begun, records: Vec<Record>) -> Result<Preview, PreviewError> {
+async fn foretell(
+    begun: &Begun,
+    records: Vec<Record>,
+    given: Option<Record>,
+) -> Result<Preview, PreviewError> {
     let mut preview = Preview {
         backend: begun.config.backend.name(),
         interface: begun.interface.name.clone(),
@@ -173,33 +191,56 @@ async fn foretell(begun: &Begun, records: Vec<Record>) -> Result<Preview, Previe
     let attributes = underlay::attributes(&begun.interface, &begun.config, &facts);
     let previous = subnet_file::previous(&begun.options.subnet_file);
     let request = Request { config: &begun.config, attributes: &attributes, previous };
-    let choice = choose(&records, &request, &mut rand::rng())?;
-    for record in &choice.remove {
-        preview
-            .add(Part::Lease, format!("delete {}, which the config no longer allows", record.name));
-    }
-    preview.add_lease(choice.origin, &choice.leaf);
+    let leaf = match given {
+        Some(given) => preview.add_given(&request, &given)?,
+        None => preview.add_choice(&request, &records)?,
+    };
 
     let mut book = Book::default();
     book.handle(Update::Snapshot(records), Instant::now());
-    let viewer = begun.viewer(choice.leaf, &facts);
+    let viewer = begun.viewer(leaf, &facts);
     let has_engine = begun.config.backend.udp().is_some();
     let has_kernel_paths = !has_engine || begun.config.backend.paths().len() > 1;
     if has_engine {
-        preview.add_engine(begun, &choice.leaf).await?;
+        preview.add_engine(begun, &leaf).await?;
     }
     if has_kernel_paths {
         let plan = way::foretell(begun, &viewer, macs, &book).await?;
         preview.add_plan(&plan);
     }
-    preview.add_rules(begun, &choice.leaf).await;
-    preview.add_file(begun, &choice.leaf);
+    preview.add_rules(begun, &leaf).await;
+    preview.add_file(begun, &leaf);
     Ok(preview)
 }
 
 impl Preview {
     fn add(&mut self, part: Part, step: impl Into<String>) {
         self.steps.push(Step { part, step: step.into() });
+    }
+
+    /// Somebody else has decided; only what others are told may differ.
+    fn add_given(&mut self, request: &Request<'_>, given: &Record) -> Result<Leaf, AcquireError> {
+        let leaf = request.part_of(given)?;
+        self.add_lease(Origin::Own, &leaf);
+        if given.value != request.attributes.to_json() {
+            let text = String::from_utf8_lossy(&request.attributes.to_json()).into_owned();
+            self.add(Part::Lease, format!("write on the node: {text}"));
+        }
+        Ok(leaf)
+    }
+
+    fn add_choice(
+        &mut self,
+        request: &Request<'_>,
+        records: &[Record],
+    ) -> Result<Leaf, AcquireError> {
+        let choice = choose(records, request, &mut rand::rng())?;
+        for record in &choice.remove {
+            let step = format!("delete {}, which the config no longer allows", record.name);
+            self.add(Part::Lease, step);
+        }
+        self.add_lease(choice.origin, &choice.leaf);
+        Ok(choice.leaf)
     }
 
     fn add_lease(&mut self, origin: Origin, leaf: &Leaf) {

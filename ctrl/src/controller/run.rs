@@ -16,6 +16,7 @@ mod lease;
 mod limit;
 mod unsealed;
 
+use super::announce;
 use super::change::Ground;
 use super::own::{Changed, Life, OwnLease, Tried};
 use super::release::Wish;
@@ -141,10 +142,12 @@ async fn live<W: Way>(
         node.publish();
     }
     let rules = netfilter::keep(netfilter, node.rules.subscribe());
+    let announcing = announce::keep(Arc::clone(&node.source), node.status.clone());
     let inputs = Inputs { watch: node.source.watch(), reported, wishes };
     tokio::select! {
         outcome = follow(node, inputs, stop) => outcome,
         never = rules => match never {},
+        never = announcing => match never {},
     }
 }
 

@@ -7,13 +7,13 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::{Begun, StartError};
-use crate::config::{ConfigError, NetworkConfig};
+use crate::config::{ConfigError, NetworkConfig, Subnets};
 use crate::lease::{Attributes, Lease};
 use crate::saved::{Saved, wall_clock};
 use crate::source::acquire::{
     AcquireError, Acquired, Origin, Request, acquire as acquire_from, is_owned,
 };
-use crate::source::{Record, Source};
+use crate::source::{PublicAddresses, Record, Source};
 use crate::status::{Concern, StatusHandle};
 use crate::subnet_file;
 
@@ -49,14 +49,16 @@ pub(super) async fn wait_for_config(
             Asked::Config(Err(error)) if error.is_fatal() => return Err(error),
             Asked::Config(Err(error)) => error.to_string(),
             Asked::None => source.config_remedy(),
-            Asked::NoAnswer(problem) => match saved.and_then(usable) {
-                Some(found) => {
-                    warn!(problem, "starting with what was known last");
-                    status.change(|status| status.raise(Concern::LeaseSource, problem));
-                    return Ok(found);
+            Asked::NoAnswer(problem) => {
+                match saved.and_then(|saved| usable(saved, source.subnets())) {
+                    Some(found) => {
+                        warn!(problem, "starting with what was known last");
+                        status.change(|status| status.raise(Concern::LeaseSource, problem));
+                        return Ok(found);
+                    }
+                    None => problem,
                 }
-                None => problem,
-            },
+            }
         };
         if said != problem {
             error!(problem, "waiting for a network config");
@@ -66,6 +68,26 @@ pub(super) async fn wait_for_config(
         // flanneld prints this at every failure, and tools wait for it. That nobody reads it any
         // more is no reason to end.
         let _ = writeln!(std::io::stdout(), "timed out");
+        sleep(PERIOD).await;
+    }
+}
+
+/// Waits until it is known where the source wants this node to be reached.
+pub(super) async fn public_addresses(
+    source: &dyn Source,
+    status: &StatusHandle,
+) -> PublicAddresses {
+    let mut said = String::new();
+    loop {
+        let problem = match source.public_addresses().await {
+            Ok(addresses) => return addresses,
+            Err(error) => error.sentence(),
+        };
+        if said != problem {
+            error!(problem, "waiting for what is stored of this node");
+            status.change(|status| status.raise(Concern::Start, problem.clone()));
+            said = problem;
+        }
         sleep(PERIOD).await;
     }
 }
@@ -87,7 +109,8 @@ async fn ask_for_config(source: &dyn Source, saved: Option<&Saved>) -> Asked {
     match answer {
         Ok(Some(document)) => {
             let text = String::from_utf8_lossy(&document).into_owned();
-            Asked::Config(NetworkConfig::parse(&document).map(|config| (config, text)))
+            let config = NetworkConfig::parse_for(&document, source.subnets());
+            Asked::Config(config.map(|config| (config, text)))
         }
         Ok(None) => Asked::None,
         Err(error) => Asked::NoAnswer(error.sentence()),
@@ -95,8 +118,8 @@ async fn ask_for_config(source: &dyn Source, saved: Option<&Saved>) -> Asked {
 }
 
 /// A saved state is of use if its config is good and our lease is in it.
-fn usable(saved: &Saved) -> Option<Found> {
-    let config = NetworkConfig::parse(saved.config.as_bytes()).ok()?;
+fn usable(saved: &Saved, subnets: Subnets) -> Option<Found> {
+    let config = NetworkConfig::parse_for(saved.config.as_bytes(), subnets).ok()?;
     own_record(saved)?;
     Some(Found { config, document: saved.config.clone(), source_is_away: true })
 }
@@ -151,7 +174,7 @@ pub(super) async fn acquire(
 fn own_lease(begun: &Begun, saved: &Saved, attributes: &Attributes) -> Option<Acquired> {
     let request = Request { config: &begun.config, attributes, previous: None };
     let record = own_record(saved).filter(|record| is_owned(attributes, &record.value))?;
-    let leaf = Lease::read(&record.name, &record.value).ok()?.leaf;
+    let leaf = begun.config.part_of(Lease::read(&record.name, &record.value).ok()?.leaf);
     request.is_compatible(&leaf).then_some(Acquired { leaf, record, origin: Origin::Unconfirmed })
 }
 

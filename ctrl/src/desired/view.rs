@@ -1,6 +1,6 @@
 //! Which leases become peers, and the table of those that the engine reaches.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -145,9 +145,22 @@ enum Far {
 /// What older leases have already, with who has it.
 #[derive(Default)]
 struct Taken {
-    subnets: HashMap<IpNet, Leaf>,
+    /// No two of them overlap.
+    subnets: BTreeMap<IpNet, Leaf>,
     macs: HashMap<MacAddress, String>,
     keys: HashMap<PublicKey, String>,
+}
+
+impl Taken {
+    /// Who has a part of a subnet. In the order of networks it lies behind the one that it is part of,
+    /// and before those that are part of it.
+    fn overlapping(&self, subnet: &IpNet) -> Option<&Leaf> {
+        let before = self.subnets.range(..=*subnet).next_back();
+        let after = self.subnets.range(*subnet..).next();
+        let overlaps =
+            |other: &IpNet| other.contains(&subnet.network()) || subnet.contains(&other.network());
+        before.into_iter().chain(after).find(|(other, _)| overlaps(other)).map(|(_, leaf)| leaf)
+    }
 }
 
 impl Viewer {
@@ -162,7 +175,7 @@ impl Viewer {
         for (name, entry) in book.by_age() {
             let rejected = |reason| Rejected { name: name.to_owned(), reason };
             let lease = match entry.lease.clone() {
-                Ok(lease) if lease.leaf == self.own => continue,
+                Ok(lease) if self.is_own(&lease) => continue,
                 Ok(lease) => lease,
                 Err(reason) => {
                     view.rejected.push(rejected(reason));
@@ -199,6 +212,13 @@ impl Viewer {
             }
         }
         view
+    }
+
+    /// A lease of ours may have a subnet of a family that is off here.
+    fn is_own(&self, lease: &Lease) -> bool {
+        lease.leaf == self.own
+            || (self.config.part_of(lease.leaf) == self.own
+                && lease.attributes.identity() == Some(self.identity))
     }
 
     /// `None` if the table has no room for it.
@@ -245,7 +265,7 @@ impl Viewer {
         }
     }
 
-    /// Every believable subnet of a family has one length, so two overlap only if they are equal.
+    /// Checks a lease, and whether older ones leave it what it says.
     fn judge(
         &self,
         lease: &Lease,
@@ -258,7 +278,7 @@ impl Viewer {
         let limits =
             Limits { config: &self.config, own: self.own, own_addresses: &self.own_addresses };
         let leaf = limits.check(lease)?;
-        if let Some(older) = leaf.subnets().find_map(|net| taken.subnets.get(&net)) {
+        if let Some(older) = leaf.subnets().find_map(|net| taken.overlapping(&net)) {
             return Err(Rejection::OverlapsOlder { older: *older });
         }
         let far = match &self.config.backend {

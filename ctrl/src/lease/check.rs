@@ -231,7 +231,7 @@ fn check_subnet(range: &SubnetRange, subnet: IpNet) -> Result<(), Rejection> {
     if !network.contains(&subnet.addr()) {
         return Err(Rejection::OutsideNetwork { subnet, network });
     }
-    if subnet.prefix_len() != range.length() {
+    if !range.allows_length(subnet) {
         return Err(Rejection::Length { subnet, length: range.length() });
     }
     if subnet.addr() != subnet.network() {

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::{Record, Source, SourceError};
-use crate::config::{NetworkConfig, SubnetRange};
+use crate::config::{NetworkConfig, SubnetRange, Subnets};
 use crate::lease::{Attributes, Leaf, Lease};
 
 use ipnet::IpNet;
@@ -81,6 +81,16 @@ pub enum AcquireError {
         /// SubnetMax.
         last: std::net::IpAddr,
     },
+    /// The subnet that the node was given is none for this network.
+    #[error(
+        "This node was given {given}, which the network config does not allow. Network (and \
+         IPv6Network, with EnableIPv6) must be what nodes get their pod CIDRs from: --cluster-cidr of \
+         the controller manager, podSubnet of kubeadm"
+    )]
+    GivenElsewhere {
+        /// The subnets.
+        given: String,
+    },
     /// Every claim was lost.
     #[error("{TRIES_MAX} claims were lost to others. Is another program filling the store?")]
     AlwaysLost,
@@ -92,6 +102,9 @@ pub enum AcquireError {
 /// If there is no free subnet, or the source cannot be used.
 pub async fn acquire(source: &dyn Source, request: &Request<'_>) -> Result<Acquired, AcquireError> {
     let value = request.attributes.to_json();
+    if source.subnets() == Subnets::Given {
+        return accept(source, request, &value).await;
+    }
     for tries in 0..TRIES_MAX {
         let choice = choose(&source.list().await?, request, &mut rand::rng())?;
         for record in &choice.remove {
@@ -112,7 +125,34 @@ pub async fn acquire(source: &dyn Source, request: &Request<'_>) -> Result<Acqui
     Err(AcquireError::AlwaysLost)
 }
 
+/// Writes the lease of the subnets that this node was given.
+async fn accept(
+    source: &dyn Source,
+    request: &Request<'_>,
+    value: &[u8],
+) -> Result<Acquired, AcquireError> {
+    for _ in 0..TRIES_MAX {
+        let given = source.given().await?.expect("a source that gives subnets gives one");
+        let leaf = request.part_of(&given)?;
+        let written = match source.replace(&given, value).await? {
+            Some(record) => Some(record),
+            None => source.create(&given.name, value).await?,
+        };
+        if let Some(record) = written {
+            return Ok(Acquired { leaf, record, origin: Origin::Own });
+        }
+    }
+    Err(AcquireError::AlwaysLost)
+}
+
 impl Request<'_> {
+    /// What of the subnets that were given this node uses.
+    pub(crate) fn part_of(&self, given: &Record) -> Result<Leaf, AcquireError> {
+        let leaf = given.name.parse().ok().map(|leaf| self.config.part_of(leaf));
+        let elsewhere = || AcquireError::GivenElsewhere { given: given.name.clone() };
+        leaf.filter(|leaf| self.is_compatible(leaf)).ok_or_else(elsewhere)
+    }
+
     /// Whether the config in force would hand out these subnets.
     pub(crate) fn is_compatible(&self, leaf: &Leaf) -> bool {
         self.config.would_give(leaf)

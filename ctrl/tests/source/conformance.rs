@@ -12,8 +12,11 @@ use weft_ctrl::lease::{Attributes, Weft};
 use weft_ctrl::source::acquire::{AcquireError, Acquired, Origin, Request, acquire};
 use weft_ctrl::source::directory::Directory;
 use weft_ctrl::source::etcd::{Endpoints, Etcd, EtcdOptions};
+use weft_ctrl::source::kubernetes::Kubernetes;
 use weft_ctrl::source::{Change, Record, Source, Update, Watch};
 
+use super::apiserver::ApiServer;
+use super::kubernetes::{annotations_of, options};
 use super::server::{EtcdServer, can_run_etcd};
 
 /// Bounds a wait against a hang.
@@ -28,6 +31,8 @@ struct World {
 enum Backdoor {
     Directory(tempfile::TempDir),
     Etcd(EtcdServer),
+    /// With a directory for the config and for what the source remembers.
+    Kubernetes(Box<ApiServer>, tempfile::TempDir),
 }
 
 impl World {
@@ -46,7 +51,24 @@ impl World {
         Self { source: Arc::new(Etcd::new(options)), backdoor: Backdoor::Etcd(server) }
     }
 
+    /// This node is `own`, and has the subnet 10.5.1.0/24.
+    fn kubernetes() -> Self {
+        let server = ApiServer::start();
+        server.add_node("own", &["10.5.1.0/24"]);
+        let place = tempfile::tempdir().unwrap();
+        let source = Arc::new(Kubernetes::new(options(&server, place.path())));
+        Self { source, backdoor: Backdoor::Kubernetes(Box::new(server), place) }
+    }
+
     fn put(&self, name: &str, value: &str) {
+        if let Backdoor::Kubernetes(server, _) = &self.backdoor {
+            let node = node_of(name);
+            if !server.node_names().contains(&node) {
+                server.add_node(&node, &[&name.replace('-', "/")]);
+            }
+            server.annotate(&node, &annotations_of(value));
+            return;
+        }
         self.write(&format!("subnets/{name}"), value);
     }
 
@@ -64,6 +86,11 @@ impl World {
             Backdoor::Etcd(server) => {
                 server.ctl(&["put", &format!("/coreos.com/network/{path}"), "--", value]);
             }
+            Backdoor::Kubernetes(_, place) => {
+                let file = place.path().join("net-conf.json");
+                fs::write(place.path().join("aside"), value).unwrap();
+                fs::rename(place.path().join("aside"), file).unwrap();
+            }
         }
     }
 
@@ -75,6 +102,7 @@ impl World {
             Backdoor::Etcd(server) => {
                 server.ctl(&["del", &format!("/coreos.com/network/subnets/{name}")]);
             }
+            Backdoor::Kubernetes(server, _) => server.delete_node(&node_of(name)),
         }
     }
 
@@ -99,6 +127,11 @@ impl World {
     }
 }
 
+/// A node for each subnet.
+fn node_of(lease: &str) -> String {
+    if lease == "10.5.1.0-24" { "own".to_owned() } else { format!("node-{lease}") }
+}
+
 const V4: &str = r#"{"Network":"10.5.0.0/16"}"#;
 const SMALL: &str = r#"{"Network":"10.5.0.0/24","SubnetLen":28}"#;
 const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48"}"#;
@@ -119,13 +152,27 @@ fn text(value: &Attributes) -> String {
     String::from_utf8(value.to_json()).unwrap()
 }
 
-/// Makes a test of each case for each source.
+/// Makes a test of each case for each source. Where subnets are given, none can be taken, and a value is
+/// what annotations can say.
 macro_rules! conformance {
-    ($($case:ident)*) => {
+    (every source { $($common:ident)* } where subnets are taken { $($case:ident)* }) => {
+        mod kubernetes {
+            $(#[tokio::test] async fn $common() {
+                super::$common(&super::World::kubernetes()).await;
+            })*
+        }
         mod directory {
+            $(#[tokio::test] async fn $common() {
+                super::$common(&super::World::directory()).await;
+            })*
             $(#[tokio::test] async fn $case() { super::$case(&super::World::directory()).await; })*
         }
         mod etcd {
+            $(#[tokio::test] async fn $common() {
+                if super::can_run_etcd() {
+                    super::$common(&super::World::etcd()).await;
+                }
+            })*
             $(#[tokio::test] async fn $case() {
                 if super::can_run_etcd() {
                     super::$case(&super::World::etcd()).await;
@@ -136,16 +183,20 @@ macro_rules! conformance {
 }
 
 conformance! {
-    a_config_is_read_as_it_is_stored
-    own_then_previous_then_free
-    a_lease_by_hand_is_found_by_its_address_and_stays_a_reservation
-    what_the_config_no_longer_allows_is_given_back
-    nobody_gets_what_somebody_has
-    ipv6_alone_has_a_name_without_ipv4
-    only_what_was_seen_is_replaced_or_removed
-    racing_nodes_get_different_subnets_until_none_is_left
-    a_watch_tells_everything_and_then_each_change
-    values_of_any_kind_come_through
+    every source {
+        a_config_is_read_as_it_is_stored
+        only_what_was_seen_is_replaced_or_removed
+        a_watch_tells_everything_and_then_each_change
+    }
+    where subnets are taken {
+        own_then_previous_then_free
+        a_lease_by_hand_is_found_by_its_address_and_stays_a_reservation
+        what_the_config_no_longer_allows_is_given_back
+        nobody_gets_what_somebody_has
+        ipv6_alone_has_a_name_without_ipv4
+        racing_nodes_get_different_subnets_until_none_is_left
+        values_of_any_kind_come_through
+    }
 }
 
 async fn a_config_is_read_as_it_is_stored(world: &World) {
@@ -227,19 +278,25 @@ async fn ipv6_alone_has_a_name_without_ipv4(world: &World) {
 }
 
 async fn only_what_was_seen_is_replaced_or_removed(world: &World) {
-    let seen = world.source.create("10.5.1.0-24", b"{\"a\":1}").await.unwrap().unwrap();
-    let newer = world.source.replace(&seen, b"{\"a\":2}").await.unwrap().unwrap();
-    assert_eq!(newer.value, b"{\"a\":2}");
+    let value = |port: u16| {
+        let weft = Weft { port: Some(port), ..node(1).weft.unwrap() };
+        Attributes { weft: Some(weft), ..node(1) }.to_json()
+    };
+    let seen = world.source.create("10.5.1.0-24", &value(1)).await.unwrap().unwrap();
+    assert_eq!(world.source.create("10.5.1.0-24", &value(1)).await.unwrap(), None);
+    let newer = world.source.replace(&seen, &value(2)).await.unwrap().unwrap();
+    assert_eq!(newer.value, value(2));
     assert_eq!(newer.expires, seen.expires);
-    assert_eq!(world.source.replace(&seen, b"{\"a\":3}").await.unwrap(), None);
+    assert_eq!(world.source.replace(&seen, &value(3)).await.unwrap(), None);
     assert!(!world.source.remove(&seen).await.unwrap());
-    world.put("10.5.1.0-24", "theirs");
-    assert_eq!(world.source.replace(&newer, b"{\"a\":3}").await.unwrap(), None);
-    let theirs = world.source.read("10.5.1.0-24").await.unwrap().unwrap();
-    assert_eq!(theirs.value, b"theirs");
-    assert!(world.source.remove(&theirs).await.unwrap());
-    assert!(!world.source.remove(&theirs).await.unwrap());
-    assert_eq!(world.source.replace(&theirs, b"{}").await.unwrap(), None);
+    let theirs = text(&node(2));
+    world.put("10.5.1.0-24", &theirs);
+    assert_eq!(world.source.replace(&newer, &value(3)).await.unwrap(), None);
+    let read = world.source.read("10.5.1.0-24").await.unwrap().unwrap();
+    assert_eq!(String::from_utf8_lossy(&read.value), theirs);
+    assert!(world.source.remove(&read).await.unwrap());
+    assert!(!world.source.remove(&read).await.unwrap());
+    assert_eq!(world.source.replace(&read, &value(1)).await.unwrap(), None);
     assert_eq!(world.source.read("10.5.1.0-24").await.unwrap(), None);
 }
 
@@ -278,17 +335,18 @@ async fn next_changes(watch: &mut Watch) -> Vec<(String, Option<Vec<u8>>)> {
 }
 
 async fn a_watch_tells_everything_and_then_each_change(world: &World) {
-    world.put("10.5.1.0-24", "one");
+    let values: Vec<String> = (1..=3).map(|number| text(&node(number))).collect();
+    world.put("10.5.1.0-24", &values[0]);
     let mut watch = world.source.watch();
     let Update::Snapshot(records) = next(&mut watch).await else { panic!("not a snapshot") };
     assert_eq!(records.len(), 1);
     assert_eq!(records, world.source.list().await.unwrap());
 
     let changed = |name: &str, value: &str| (name.to_owned(), Some(value.as_bytes().to_vec()));
-    world.put("10.5.2.0-24", "two");
-    assert_eq!(next_changes(&mut watch).await, [changed("10.5.2.0-24", "two")]);
-    world.put("10.5.1.0-24", "changed");
-    assert_eq!(next_changes(&mut watch).await, [changed("10.5.1.0-24", "changed")]);
+    world.put("10.5.2.0-24", &values[1]);
+    assert_eq!(next_changes(&mut watch).await, [changed("10.5.2.0-24", &values[1])]);
+    world.put("10.5.1.0-24", &values[2]);
+    assert_eq!(next_changes(&mut watch).await, [changed("10.5.1.0-24", &values[2])]);
     world.delete("10.5.2.0-24");
     assert_eq!(next_changes(&mut watch).await, [("10.5.2.0-24".to_owned(), None)]);
     world.put_config(V4);

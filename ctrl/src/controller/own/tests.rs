@@ -2,6 +2,7 @@ use super::*;
 use crate::identity::Identity;
 use crate::lease::Weft;
 use crate::source::directory::DirectoryError;
+use crate::source::kubernetes::KubernetesError;
 
 const NAME: &str = "10.5.1.0-24";
 const DAY: Duration = Duration::from_secs(86_400);
@@ -185,4 +186,18 @@ fn an_unconfirmed_lease_is_renewed_when_it_is_seen() {
     world.own = OwnLease::new(NAME.into(), node(1, 1), EXPIRING, None);
     assert_eq!(world.own.deadline(), None);
     assert_eq!(world.look(Changed::Now, SECOND), (State::Ours, Some(Step::Replace(stored))));
+}
+
+/// Somebody else gives the subnets, and has given another one.
+#[test]
+fn a_node_that_was_given_another_subnet_counts_as_one_whose_lease_was_taken() {
+    let mut world = World::new(LASTING, None);
+    let (node, before) = ("n".to_owned(), NAME.to_owned());
+    let now = "10.5.9.0-24".parse().unwrap();
+    let error = KubernetesError::Renumbered { node, before, now };
+    world.handle(Step::Create, Err(error.into()), SECOND);
+    let (state, step) = world.look(Changed::Now, 2 * SECOND);
+    assert!(matches!(state, State::Taken(problem) if problem.contains("10.5.9.0-24")));
+    assert_eq!(step, None, "it is not tried every second");
+    assert_eq!(world.own.deadline(), Some(world.start + SECOND + RETRY_PAUSE));
 }

@@ -1,6 +1,7 @@
 use weft_forward::table::{Sender, Table};
 
 use super::*;
+use crate::config::Subnets;
 use crate::source::{Change, Record, Update};
 
 const OWN_MAC: &str = "0a:00:00:00:00:01";
@@ -499,4 +500,45 @@ fn only_peers_without_a_key_have_other_paths() {
     let paths: Vec<_> =
         view.accepted.iter().map(|one| (one.paths.len(), one.beside.len())).collect();
     assert_eq!(paths, [(2, 1), (1, 0)], "{view:?}");
+}
+
+/// Where somebody else gives the subnets, they have any length.
+#[test]
+fn given_subnets_overlap_also_if_they_are_not_equal() {
+    let mut world = World::v4();
+    let document = br#"{"Network":"10.5.0.0/16"}"#;
+    world.viewer.config = NetworkConfig::parse_for(document, Subnets::Given).unwrap();
+    let names = [
+        ("10.5.8.0-24", "192.0.2.8"),
+        ("10.5.8.0-21", "192.0.2.9"),
+        ("10.5.8.128-25", "192.0.2.10"),
+        ("10.5.16.0-21", "192.0.2.11"),
+        ("10.5.17.0-24", "192.0.2.12"),
+        ("10.5.24.0-26", "192.0.2.13"),
+        ("10.5.0.0-20", "192.0.2.14"),
+    ];
+    for (name, address) in names {
+        world.put(name, &format!(r#"{{"PublicIP":"{address}"}}"#));
+    }
+    let rejected = world.rejected();
+    let names: Vec<_> = rejected.iter().map(|(name, reason)| (name.as_str(), *reason)).collect();
+    let expected = [
+        ("10.5.8.0-21", "overlaps_older"),
+        ("10.5.8.128-25", "overlaps_older"),
+        ("10.5.17.0-24", "overlaps_older"),
+        ("10.5.0.0-20", "overlaps_own"),
+    ];
+    assert_eq!(names, expected);
+    assert_eq!(world.peers().len(), 3);
+}
+
+/// The node was given a subnet of a family that is off here; it stays its own lease.
+#[test]
+fn an_own_lease_of_both_families_is_no_stranger() {
+    let mut world = World::v4();
+    let document = br#"{"Network":"10.5.0.0/16"}"#;
+    world.viewer.config = NetworkConfig::parse_for(document, Subnets::Given).unwrap();
+    let own = format!(r#"{{"PublicIP":"192.0.2.1","Weft":{{"v":1,"id":"{}"}}}}"#, identity(1));
+    world.put("10.5.1.0-24&fd00:1::-64", &own);
+    assert_eq!((world.peers(), world.rejected()), (vec![], vec![]));
 }

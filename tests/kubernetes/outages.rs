@@ -1,0 +1,139 @@
+//! Traffic goes on whatever happens to the API server and to nodes.
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use super::host::{Daemon, Host};
+use super::{CONFIG, World, certificates, follows, is_ready, peers, problems, spawn, start};
+
+/// A ping every 20 ms from the left pod to the right one, for as long as this lives.
+struct Pings(Child);
+
+impl Pings {
+    fn start(host: &Host) -> Self {
+        let words = ["ping", "-i", "0.02", "-I", "10.244.1.1", "10.244.2.1"];
+        Self(host.command(&words).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Sent and lost.
+    fn end(mut self) -> (u32, u32) {
+        let id = self.0.id().to_string();
+        std::process::Command::new("kill").args(["-s", "INT", &id]).status().unwrap();
+        let mut text = String::new();
+        let mut pipe = self.0.stdout.take().unwrap();
+        std::io::Read::read_to_string(&mut pipe, &mut text).unwrap();
+        self.0.wait().unwrap();
+        let line = text.lines().find(|line| line.contains("packets transmitted")).unwrap();
+        let numbers: Vec<u32> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
+        (numbers[0], numbers[0] - numbers[1])
+    }
+}
+
+fn is_lost(daemon: &Daemon<'_>) -> bool {
+    daemon.ask("status")["datastore"]["connected"] == false
+}
+
+/// Cut off, compacted, back with another certificate of another authority, and with another token.
+#[test]
+fn traffic_outlives_every_fault_of_the_api_server() {
+    let Some(mut world) = World::new(CONFIG) else { return };
+    let server = &mut world.server;
+    let mut left = start(&world.left, "left");
+    let mut right = start(&world.right, "right");
+    for daemon in [&mut left, &mut right] {
+        daemon.wait_until("joined", |daemon| peers(daemon) == 1);
+    }
+    let pings = Pings::start(&world.left);
+
+    server.stop();
+    left.wait_until("cut off", is_lost);
+    right.wait_until("cut off", is_lost);
+    assert!(is_ready(&left) && problems(&left).contains("does not answer"), "{}", problems(&left));
+    server.add_node("third", &["10.244.3.0/24"]);
+    let prefix = "flannel.alpha.coreos.com/";
+    server.annotate(
+        "third",
+        &serde_json::json!({
+            format!("{prefix}kube-subnet-manager"): "true",
+            format!("{prefix}public-ip"): "10.168.0.9",
+        }),
+    );
+    server.compact();
+    certificates(world.place.path(), "10.168.0.1");
+    server.manners().tokens = ["another".to_owned()].into();
+    fs::write(world.place.path().join("token"), "another").unwrap();
+    server.run();
+    for daemon in [&mut left, &mut right] {
+        daemon.wait_until("back", follows);
+        daemon.wait_until("joined by a third", |daemon| peers(daemon) == 2);
+    }
+
+    // What somebody removed from a node is written again.
+    server.annotate("left", &serde_json::json!({format!("{prefix}kube-subnet-manager"): null}));
+    left.wait_until("written again", |_| {
+        server.annotation("left", "kube-subnet-manager").as_deref() == Some("true")
+    });
+    right.wait_until("joined again", |daemon| peers(daemon) == 2);
+    let (sent, _) = pings.end();
+    assert!(sent > 0);
+
+    // Nothing is lost while only the server is away.
+    let pings = Pings::start(&world.left);
+    server.restart();
+    std::thread::sleep(Duration::from_secs(1));
+    left.wait_until("back", follows);
+    let (sent, lost) = pings.end();
+    assert!(sent > 20 && lost == 0, "{lost} of {sent} lost");
+}
+
+/// The server is away when a daemon that was killed starts again.
+#[test]
+fn a_start_without_the_api_server_forwards_and_is_not_ready() {
+    let Some(mut world) = World::new(CONFIG) else { return };
+    let server = &mut world.server;
+    let _left = start(&world.left, "left");
+    let mut right = start(&world.right, "right");
+    let saved = world.right.file("state/leases");
+    right.wait_until("saved", |_| {
+        fs::read_to_string(&saved).is_ok_and(|text| text.contains("10.244.1.0-24"))
+    });
+    server.stop();
+    right.signal("KILL");
+    right.end();
+    let mut right = spawn(&world.right, "right");
+    right.wait_until("forwarding", |_| {
+        let words = ["ping", "-c", "1", "-W", "1", "-I", "10.244.2.1", "10.244.1.1"];
+        world.right.command(&words).output().unwrap().status.success()
+    });
+    let text = problems(&right);
+    assert!(!is_ready(&right) && text.contains("unconfirmed"), "{text}");
+    assert_eq!(right.ask("status")["lease"]["subnet"], "10.244.2.0/24");
+    server.run();
+    right.wait_until("confirmed", is_ready);
+}
+
+#[test]
+fn a_node_that_was_made_again_with_another_subnet() {
+    let Some(world) = World::new(CONFIG) else { return };
+    let (mut left, mut right) = world.start();
+    world.server.delete_node("right");
+    left.wait_until("gone at once", |daemon| peers(daemon) == 0);
+    world.server.add_node("right", &["10.244.9.0/24"]);
+    right.wait_until("told", |daemon| {
+        let text = problems(daemon);
+        text.contains("was given 10.244.9.0-24 instead of 10.244.2.0-24") && text.contains("drain")
+    });
+    assert!(!is_ready(&right));
+    assert_eq!(right.ask("status")["lease"]["subnet"], "10.244.2.0/24", "no pod is renumbered");
+    assert_eq!(world.server.annotation("right", "kube-subnet-manager"), None);
+    right.signal("TERM");
+    right.end();
+    let right = start(&world.right, "right");
+    assert_eq!(right.ask("status")["lease"]["subnet"], "10.244.9.0/24");
+    left.wait_until("joined", |daemon| {
+        daemon.ask("peers")["peers"][0]["subnet"] == "10.244.9.0/24"
+    });
+    let file = fs::read_to_string(world.right.subnet_file()).unwrap();
+    assert!(file.contains("FLANNEL_SUBNET=10.244.9.1/24"), "{file}");
+}
