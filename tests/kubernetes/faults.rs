@@ -80,7 +80,7 @@ fn a_broken_kube_proxy_stops_no_restart_and_is_named_at_a_first_start() {
 #[test]
 fn a_left_over_service_address_is_named_with_its_remedy() {
     let Some(world) = World::with(CONFIG, SERVICE, false) else { return };
-    world.left.run(&["ip", "link", "add", "kube-ipvs0", "type", "dummy"]);
+    world.left.run(&["ip", "link", "add", "kube-ipvs0", "type", "bridge"]);
     world.left.run(&["ip", "address", "add", "10.96.0.1/32", "dev", "kube-ipvs0"]);
     let mut left = spawn_in_pod(&world, &world.left);
     left.wait_until("told", |daemon| {

@@ -30,6 +30,13 @@ impl Pings {
     }
 }
 
+impl Drop for Pings {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn is_lost(daemon: &Daemon<'_>) -> bool {
     daemon.ask("status")["datastore"]["connected"] == false
 }
@@ -49,7 +56,8 @@ fn traffic_outlives_every_fault_of_the_api_server() {
     server.stop();
     left.wait_until("cut off", is_lost);
     right.wait_until("cut off", is_lost);
-    assert!(is_ready(&left) && problems(&left).contains("does not answer"), "{}", problems(&left));
+    left.wait_until("told why", |daemon| problems(daemon).contains("does not answer"));
+    assert!(is_ready(&left), "{}", problems(&left));
     server.add_node("third", &["10.244.3.0/24"]);
     let prefix = "flannel.alpha.coreos.com/";
     server.annotate(
