@@ -76,9 +76,9 @@ struct Target {
 impl Target {
     fn of(path: &str) -> Option<Self> {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let prefix = match parts.first()? {
-            &"api" => 2,
-            &"apis" => 3,
+        let prefix = match *parts.first()? {
+            "api" => 2,
+            "apis" => 3,
             _ => return None,
         };
         let is_namespaced = parts.get(prefix) == Some(&"namespaces") && parts.len() > prefix + 2;

@@ -136,5 +136,7 @@ impl Watching {
 }
 
 fn event(kind: &str, object: Value) -> Value {
-    json!({"type": kind, "object": object})
+    let mut event = json!({"type": kind});
+    event["object"] = object;
+    event
 }
