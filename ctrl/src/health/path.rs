@@ -491,6 +491,10 @@ impl PathHealth {
             (true, false) => Direction::Out,
             (false, true) => Direction::In,
             (false, false) => {
+                if matches!(self.verdict, Verdict::Down(_)) && self.answers > 0 {
+                    // What was lost meanwhile was not lost for its size.
+                    (self.large_answered, self.large_lost) = (Some(now), 0);
+                }
                 let is_late = out.max(inward) >= pace.patience / 2;
                 self.verdict = match self.verdict {
                     Verdict::Up if is_late => Verdict::Suspect,

@@ -117,6 +117,13 @@ fn a_path_that_was_dead_is_not_narrow() {
             assert_eq!(net.nodes[0].narrow_engine_paths().next(), None);
         }
         assert_eq!(net.assessment(0, Udp).mtu, Some(SIZE));
+        net.link = Box::new(|_, path, _, _| path != Udp);
+        net.run(seconds(3));
+        net.link = open();
+        for _ in 0..100 {
+            net.run(crate::health::TICK);
+            assert_eq!(net.assessment(0, Udp).mtu, Some(SIZE), "nothing large was lost alone");
+        }
     }
 }
 
