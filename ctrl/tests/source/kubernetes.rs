@@ -18,7 +18,7 @@ use super::certificates::certificates;
 use super::relay::{Relay, Wire};
 
 /// Bounds a wait against a hang.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 const CONFIG: &str = r#"{"Network":"10.244.0.0/16"}"#;
 
