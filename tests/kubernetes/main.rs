@@ -17,6 +17,10 @@ mod faults;
 mod host;
 mod many;
 mod outages;
+#[path = "../etcd/stream.rs"]
+#[expect(dead_code, reason = "shared with the tests of etcd")]
+mod stream;
+mod types;
 
 use std::fs;
 use std::path::Path;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use crate::kernel::MacAddress;
+use crate::lease::{Attributes, vtep};
 
 /// Names of the files in the state directory, by family.
 const FILE_NAME_V4: &str = "vtep-mac";
@@ -37,16 +38,16 @@ pub struct MacsError {
     source: io::Error,
 }
 
-/// The address of a family's device. That of a device that is there is adopted, since peers know it;
-/// else it is the one of the last start, else a new one. Blocks.
+/// The address of a family's device: the one that peers know, else that of the last start, else a new
+/// one. Blocks.
 pub(super) fn load_or_create(
     directory: &Path,
     is_v6: bool,
-    adopted: Option<MacAddress>,
+    known: Option<MacAddress>,
 ) -> Result<MacAddress, MacsError> {
     let path = path_in(directory, is_v6);
     let kept = read(&path)?;
-    let mac = chosen(adopted, kept);
+    let mac = chosen(known, kept);
     if kept != Some(mac) {
         write(&path, mac).map_err(failed("write", &path))?;
     }
@@ -57,14 +58,29 @@ pub(super) fn load_or_create(
 pub(super) fn foresee(
     directory: &Path,
     is_v6: bool,
-    adopted: Option<MacAddress>,
+    known: Option<MacAddress>,
 ) -> Result<MacAddress, MacsError> {
     let kept = read(&path_in(directory, is_v6))?;
-    Ok(chosen(adopted, kept))
+    Ok(chosen(known, kept))
 }
 
-fn chosen(adopted: Option<MacAddress>, kept: Option<MacAddress>) -> MacAddress {
-    adopted.filter(|mac| mac.is_unicast()).or(kept).unwrap_or_else(MacAddress::random)
+fn chosen(known: Option<MacAddress>, kept: Option<MacAddress>) -> MacAddress {
+    known.or(kept).unwrap_or_else(MacAddress::random)
+}
+
+/// What peers know as the address of a family's device: that of the device that is `there`, else the one
+/// that was `told` in this node's lease, which outlives the device and the state directory.
+pub(super) fn known(
+    there: Option<MacAddress>,
+    told: Option<&Attributes>,
+    is_v6: bool,
+) -> Option<MacAddress> {
+    let of_lease = |told: &Attributes| {
+        let data = if is_v6 { &told.backend_v6_data } else { &told.backend_data };
+        let of_both = told.weft.as_ref().and_then(|weft| weft.vtep);
+        vtep::mac(data.as_ref()).ok().or(of_both.filter(|_| !is_v6))
+    };
+    there.filter(|mac| mac.is_unicast()).or_else(|| told.and_then(of_lease))
 }
 
 fn path_in(directory: &Path, is_v6: bool) -> PathBuf {
@@ -119,13 +135,30 @@ mod tests {
     }
 
     #[test]
-    fn that_of_a_device_is_adopted_and_kept() {
+    fn one_that_peers_know_is_used_and_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let load = |adopted| load_or_create(directory.path(), false, adopted).unwrap();
-        let first = load(None);
-        assert_eq!(load(Some(MacAddress([0xff; 6]))), first, "no device has that");
+        let load = |known| load_or_create(directory.path(), false, known).unwrap();
+        load(None);
         assert_eq!(load(Some(mac(7))), mac(7));
         assert_eq!(load(None), mac(7));
+    }
+
+    #[test]
+    fn peers_know_that_of_the_device_and_else_that_of_the_lease() {
+        let told = |value: &str| Attributes::parse(value.as_bytes()).unwrap();
+        let lease = told(
+            r#"{"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:04"},
+                "BackendV6Data":{"VNI":1,"VtepMAC":"02:00:00:00:00:06"}}"#,
+        );
+        assert_eq!(known(Some(mac(7)), Some(&lease), false), Some(mac(7)));
+        assert_eq!(known(Some(MacAddress([0xff; 6])), Some(&lease), false), Some(mac(4)));
+        assert_eq!(known(None, Some(&lease), true), Some(mac(6)));
+        assert_eq!(known(None, None, false), None);
+        let path_of_several = told(r#"{"Weft":{"v":1,"vtep":"02:00:00:00:00:08"}}"#);
+        assert_eq!(known(None, Some(&path_of_several), false), Some(mac(8)));
+        assert_eq!(known(None, Some(&path_of_several), true), None, "two devices, two addresses");
+        let other_type = told(r#"{"BackendType":"wireguard","BackendData":{"PublicKey":"x"}}"#);
+        assert_eq!(known(None, Some(&other_type), false), None);
     }
 
     #[test]

@@ -180,7 +180,7 @@ async fn foretell(
     if let Err(error) = begun.check_obstacles().await {
         preview.obstacles.push(with_cause(&error));
     }
-    let macs = way::foresee_macs(begun).await?;
+    let macs = way::foresee_macs(begun, given.as_ref()).await?;
     let facts = Facts {
         identity: begun.identity,
         mtu: begun.mtu,

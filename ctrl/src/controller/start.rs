@@ -13,7 +13,7 @@ use crate::saved::{Saved, wall_clock};
 use crate::source::acquire::{
     AcquireError, Acquired, Origin, Request, acquire as acquire_from, is_owned,
 };
-use crate::source::{PublicAddresses, Record, Source};
+use crate::source::{Answer, PublicAddresses, Record, Source};
 use crate::status::{Concern, StatusHandle};
 use crate::subnet_file;
 
@@ -77,10 +77,28 @@ pub(super) async fn public_addresses(
     source: &dyn Source,
     status: &StatusHandle,
 ) -> PublicAddresses {
+    until_answered(status, || source.public_addresses()).await
+}
+
+/// What is stored as this node's lease by a source that gives the subnets. Who was here before waits
+/// shortly, since it has kept what it needs of that.
+pub(super) async fn given(begun: &Begun) -> Option<Record> {
+    let source = &*begun.source;
+    if begun.source_is_away {
+        return None;
+    }
+    if begun.saved.is_none() {
+        return until_answered(&begun.status, || source.given()).await;
+    }
+    timeout(ACQUIRE_PATIENCE_WITH_SAVED, source.given()).await.ok()?.ok()?
+}
+
+/// Asks what is stored of this node until there is an answer.
+async fn until_answered<'a, T>(status: &StatusHandle, ask: impl Fn() -> Answer<'a, T>) -> T {
     let mut said = String::new();
     loop {
-        let problem = match source.public_addresses().await {
-            Ok(addresses) => return addresses,
+        let problem = match ask().await {
+            Ok(answer) => return answer,
             Err(error) => error.sentence(),
         };
         if said != problem {

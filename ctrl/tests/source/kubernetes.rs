@@ -498,6 +498,62 @@ async fn certificates_and_tokens_that_were_replaced_on_disk_are_used() {
     assert!(error.contains("does not accept the token"), "{error}");
 }
 
+/// A program that gives the token when the file `release` is there, and notes each start.
+const PLUGIN: &str = r#"
+    echo >> "$0/started"
+    for try in $(seq 6000); do [ -e "$0/release" ] && break; sleep 0.01; done
+    echo '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"first"}}'
+"#;
+
+#[tokio::test]
+async fn a_plugin_that_gives_the_token_holds_nobody_up() {
+    let world = SecureWorld::new().await;
+    let place = world.place.path();
+    let source = |request| {
+        let options = options(&world.server, place);
+        let kubeconfig = Some(kubeconfig(place, &world.server.url()));
+        let access = Access { kubeconfig, ..Access::default() };
+        let patience = Patience { request, ..options.patience };
+        Kubernetes::new(KubernetesOptions { access, patience, ..options })
+    };
+    let (patient, impatient) = (source(PATIENCE), source(Duration::from_millis(300)));
+    let file = place.join("kubeconfig");
+    let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    config["users"][0]["user"] = json!({"exec": {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "sh",
+        "args": ["-c", PLUGIN, place],
+        "interactiveMode": "Never",
+    }});
+    fs::write(&file, config.to_string()).unwrap();
+    let starts = || {
+        let text = fs::read_to_string(place.join("started")).unwrap_or_default();
+        text.lines().count()
+    };
+
+    // One that does not end is told of, and not started again while it runs.
+    for _ in 0..3 {
+        let error = impatient.list().await.unwrap_err().sentence();
+        assert!(error.contains("does not end"), "{error}");
+    }
+    assert_eq!(starts(), 1);
+
+    // There is one thread here, so what the plugin waits for happens only if it is not waited for.
+    let others = async {
+        eventually("started", || starts() > 1).await;
+        fs::write(place.join("release"), "").unwrap();
+    };
+    let (listed, ()) =
+        timeout(PATIENCE, async { tokio::join!(patient.list(), others) }).await.unwrap();
+    assert_eq!(listed.unwrap(), []);
+    let answered = async {
+        while impatient.list().await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, answered).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_server_with_a_certificate_of_somebody_else_is_not_believed() {
     let world = SecureWorld::new().await;

@@ -16,8 +16,8 @@ use super::demand::{OnDemand, device_names};
 use super::{Found, Learnt, Published, Way};
 use crate::config::NetworkConfig;
 use crate::controller::change::Ground;
-use crate::controller::macs::{Macs, MacsError, foresee, load_or_create};
-use crate::controller::{Acquired, Begun, DEVICE_NAME, RunError, underlay, with_cause};
+use crate::controller::macs::{Macs, MacsError, foresee, known, load_or_create};
+use crate::controller::{Acquired, Begun, DEVICE_NAME, RunError, start, underlay, with_cause};
 use crate::desired::demand::Demand;
 use crate::desired::kernel::{Host, Known, OnLink, asked_about, device_name, devices, state};
 use crate::desired::paths::{self, Chosen, Ways};
@@ -30,7 +30,8 @@ use crate::kernel::misses::usage;
 use crate::kernel::object::State;
 use crate::kernel::plan::Plan;
 use crate::kernel::{self, Failure, MacAddress, Report};
-use crate::lease::Leaf;
+use crate::lease::{Attributes, Leaf};
+use crate::source::Record;
 use crate::status::PeerStatus;
 
 /// Changes within this time go to the kernel together.
@@ -298,9 +299,13 @@ pub(in crate::controller) async fn foretell(
     kernel::preview(&state(config, &viewer.own, &host, &view, known)).await
 }
 
-/// The MAC addresses that a start would use, without keeping them.
-pub(in crate::controller) async fn foresee_macs(begun: &Begun) -> Result<Macs, PrepareError> {
-    macs_by(begun, foresee).await
+/// The MAC addresses that a start would use, without keeping them. `given` is this node's lease, where
+/// it was given one.
+pub(in crate::controller) async fn foresee_macs(
+    begun: &Begun,
+    given: Option<&Record>,
+) -> Result<Macs, PrepareError> {
+    macs_by(begun, given, foresee).await
 }
 
 /// Removes what an earlier start with another type has left in the kernel, which would carry packets
@@ -340,7 +345,11 @@ pub enum PrepareError {
 /// The kernel does not make a device, or the addresses cannot be kept.
 pub(in crate::controller) async fn prepare(begun: &Begun) -> Result<Macs, PrepareError> {
     let config = &begun.config;
-    let macs = macs_by(begun, load_or_create).await?;
+    if config.backend.tunnel().is_none() {
+        return Ok(Macs::default());
+    }
+    let given = start::given(begun).await;
+    let macs = macs_by(begun, given.as_ref(), load_or_create).await?;
     let host = underlay::host(&begun.interface, config, macs);
     // Without an address: it comes with the lease. The network's own is not used here.
     let nobody = Leaf { v4: config.network_v4(), v6: config.network_v6() };
@@ -351,21 +360,22 @@ pub(in crate::controller) async fn prepare(begun: &Begun) -> Result<Macs, Prepar
     }
 }
 
-/// One for each family that is on, of a directory, whether for IPv6, and the address of the device that
-/// is there.
+/// One for each family that is on, of a directory, whether for IPv6, and the address that peers know.
 async fn macs_by(
     begun: &Begun,
+    given: Option<&Record>,
     choose: fn(&Path, bool, Option<MacAddress>) -> Result<MacAddress, MacsError>,
 ) -> Result<Macs, PrepareError> {
     let config = &begun.config;
     let Some(backend) = config.backend.tunnel() else { return Ok(Macs::default()) };
     let there = kernel::vxlan_macs().await?;
+    let told = given.and_then(|record| Attributes::parse(&record.value).ok());
     let is_one_of_several = config.backend.vxlan().is_none();
     // As one path of several, both devices have the address that our part of the lease tells.
     let mac = |is_v6: bool| {
         let is_v6 = is_v6 && !is_one_of_several;
-        let adopted = there.get(&device_name(backend.vni, is_v6)).copied();
-        choose(&begun.options.state_directory, is_v6, adopted)
+        let there = there.get(&device_name(backend.vni, is_v6)).copied();
+        choose(&begun.options.state_directory, is_v6, known(there, told.as_ref(), is_v6))
     };
     Ok(Macs {
         v4: config.v4.as_ref().map(|_| mac(false)).transpose()?,

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tower::{BoxError, ServiceBuilder};
 use tracing::debug;
@@ -162,6 +163,8 @@ pub(super) struct Connection {
     patience: Patience,
     memory: Arc<Memory>,
     current: Mutex<Current>,
+    /// Held while a plugin may run, so that one that hangs is not started again and again.
+    plugin: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
@@ -178,7 +181,7 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     pub(super) fn new(access: Access, patience: Patience, memory: Arc<Memory>) -> Self {
-        Self { access, patience, memory, current: Mutex::default() }
+        Self { access, patience, memory, current: Mutex::default(), plugin: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
@@ -206,7 +209,8 @@ impl Connection {
         let config = self.access.config().await.map_err(Failure::Other)?;
         let given = config.cluster_url.clone();
         for candidate in self.candidates(&config) {
-            let connected = self.connect(config.clone(), candidate).map_err(Failure::Other)?;
+            let connecting = self.connect(config.clone(), candidate);
+            let connected = connecting.await.map_err(Failure::Other)?;
             match self.put(what, &connected, &question).await {
                 Ok(answer) => return Ok((answer, connected)),
                 Err(Attempt::Final(failure)) => return Err(failure),
@@ -228,7 +232,7 @@ impl Connection {
         std::iter::once(None).chain(remembered).collect()
     }
 
-    fn connect(
+    async fn connect(
         &self,
         mut config: Config,
         candidate: Option<String>,
@@ -242,7 +246,7 @@ impl Connection {
             config.cluster_url = parse(&url)?;
         }
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        let client = self.client(config)?;
+        let client = self.client(config).await?;
         let mut current = self.lock();
         current.count += 1;
         let connected = Connected { client, server, is_given, number: current.count };
@@ -250,24 +254,26 @@ impl Connection {
         Ok(connected)
     }
 
-    /// As the library's own, but with signs of life on idle connections, and without its log lines.
-    fn client(&self, config: Config) -> Result<Client, KubernetesError> {
-        let access = |error: kube::Error| KubernetesError::Access(deepest(&error));
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(self.patience.connect));
-        connector.set_keepalive(Some(self.patience.keep_alive));
-        connector.set_keepalive_interval(Some(self.patience.keep_alive));
-        connector.set_keepalive_retries(Some(2));
-        connector.set_tcp_user_timeout(Some(3 * self.patience.keep_alive));
-        let connector = config.rustls_https_connector_with_connector(connector).map_err(access)?;
-        let service = ServiceBuilder::new()
-            .layer(config.base_uri_layer())
-            .option_layer(config.auth_layer().map_err(access)?)
-            .map_err(BoxError::from)
-            .service(HttpClient::builder(TokioExecutor::new()).build(connector));
-        Ok(Client::new(service, config.default_namespace))
+    /// A plugin that gives the token or certificate is run for it, which takes as long as it likes, so
+    /// that is done elsewhere, and for one client at a time.
+    async fn client(&self, config: Config) -> Result<Client, KubernetesError> {
+        let (patience, plugin) = (self.patience, Arc::clone(&self.plugin));
+        let making = async move {
+            let running = plugin.lock_owned().await;
+            spawn_blocking(move || {
+                let client = client(config, patience);
+                drop(running);
+                client
+            })
+            .await
+            .expect("making a client does not panic")
+        };
+        match timeout(self.patience.request, making).await {
+            Ok(client) => client,
+            Err(_) => Err(KubernetesError::Access(
+                "the plugin that gives the token or certificate does not end".to_owned(),
+            )),
+        }
     }
 
     async fn put<T, F>(
@@ -299,6 +305,27 @@ impl Connection {
             current.connected = None;
         }
     }
+}
+
+/// As the library's own, but with signs of life on idle connections, and without its log lines. Blocks
+/// while a plugin runs.
+fn client(config: Config, patience: Patience) -> Result<Client, KubernetesError> {
+    let access = |error: kube::Error| KubernetesError::Access(deepest(&error));
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(patience.connect));
+    connector.set_keepalive(Some(patience.keep_alive));
+    connector.set_keepalive_interval(Some(patience.keep_alive));
+    connector.set_keepalive_retries(Some(2));
+    connector.set_tcp_user_timeout(Some(3 * patience.keep_alive));
+    let connector = config.rustls_https_connector_with_connector(connector).map_err(access)?;
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(access)?)
+        .map_err(BoxError::from)
+        .service(HttpClient::builder(TokioExecutor::new()).build(connector));
+    Ok(Client::new(service, config.default_namespace))
 }
 
 /// How a question to one server failed.
