@@ -10,9 +10,11 @@ mod chain;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the daemon")]
 mod host;
+mod machine;
 mod manifests;
 mod package;
 mod top;
+mod unit;
 
 use std::path::Path;
 use std::process::Command;

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use weft::flags::{self, Flags};
+use weft::options::Options;
 
 use crate::repository;
 
@@ -61,18 +62,60 @@ fn every_key_is_known_to_the_type_of_its_object() {
     assert_ne!(kept(&wrong), wrong);
 }
 
+/// The daemon understands these arguments and would start with them.
+fn checked(arguments: &[String], variable: impl Fn(&str) -> Option<String>) -> Flags {
+    let parsed = Flags::parse(arguments, variable);
+    let Ok(flags::Command::Run(flags)) = parsed else { panic!("{arguments:?}: {parsed:?}") };
+    let options = Options::check(&flags);
+    assert!(options.is_ok(), "{arguments:?}: {options:?}");
+    assert_eq!((flags.ignored(), flags.rejected()), (&[][..], &[][..]), "{arguments:?}");
+    flags
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
 #[test]
 fn the_daemon_takes_the_arguments_that_it_is_given() {
     let container = &object("DaemonSet")["spec"]["template"]["spec"]["containers"][0];
     let texts =
         |key: &str| -> Vec<String> { serde_json::from_value(container[key].clone()).unwrap() };
     assert_eq!(texts("command"), ["/usr/bin/weft", "daemon"]);
-    let parsed = Flags::parse(&texts("args"), |_| None).unwrap();
-    let flags::Command::Run(flags) = parsed else { panic!("it only prints something") };
+    let variables = container["env"].as_array().unwrap();
+    let variable = |name: &str| {
+        let is_set = variables.iter().any(|variable| variable["name"] == name);
+        is_set.then(|| "a-node".to_owned())
+    };
+    let flags = checked(&texts("args"), variable);
+    assert_eq!(flags.surrounding("NODE_NAME"), Some("a-node"));
     assert!(flags.boolean("kube-subnet-mgr") && flags.boolean("ip-masq"));
     let probe = &container["readinessProbe"]["httpGet"];
     assert_eq!(probe["port"], flags.integer("healthz-port"));
     assert_eq!(probe["host"], flags.text("healthz-ip"));
+}
+
+/// Every line that a reader copies, with the unit's own.
+#[test]
+fn the_daemon_takes_the_options_of_the_unit_and_of_the_documents() {
+    let read = |name: &str| fs::read_to_string(repository().join(name)).unwrap();
+    let unit = read("scripts/package.d/weft.service");
+    assert!(unit.contains("\nExecStart=/usr/bin/weft daemon $WEFT_OPTIONS\n"));
+    let files = ["scripts/package.d/weft.default", "README.md", "docs/install.md"];
+    let mut count = 0;
+    for text in files.map(read) {
+        for line in text.lines() {
+            let quoted =
+                line.split_once("WEFT_OPTIONS=\"").and_then(|(_, rest)| rest.split_once('"'));
+            let options = quoted.map(|(options, _)| options);
+            let command = line.trim().strip_prefix("sudo weft daemon ");
+            for options in [options, command].into_iter().flatten() {
+                checked(&words(options), |_| None);
+                count += 1;
+            }
+        }
+    }
+    assert_eq!(count, 6);
 }
 
 #[test]

@@ -15,14 +15,14 @@ const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 const CAPABILITIES: &str = "-all,+net_admin,+net_raw,+sys_nice,+sys_chroot";
 
 /// The package and the image's tree, made once for a test.
-struct Packed {
+pub(crate) struct Packed {
     directory: tempfile::TempDir,
-    package: PathBuf,
+    pub(crate) package: PathBuf,
     image: PathBuf,
 }
 
 impl Packed {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let text = run(Command::new(repository().join("scripts/package"))
             .args(["--binary", WEFT, "--output"])
@@ -57,7 +57,7 @@ fn dpkg(root: &Path, arguments: &[&str]) -> String {
 }
 
 /// The same package with a higher version.
-fn newer(packed: &Packed) -> PathBuf {
+pub(crate) fn newer(packed: &Packed) -> PathBuf {
     let tree = packed.place("newer");
     run(Command::new("dpkg-deb").arg("--raw-extract").arg(&packed.package).arg(&tree));
     let control = tree.join("DEBIAN/control");
@@ -118,7 +118,22 @@ fn check_files(root: &Path) {
     assert!(text.contains("lease\\-dir"), "the flags are in the page");
     let completions = root.join("usr/share/bash-completion/completions/weft");
     run(Command::new("bash").arg("-n").arg(&completions));
+    check_pages(&root.join("usr/share/man/man1"));
     check_unit(root);
+}
+
+/// groff finds nothing to say against any page.
+fn check_pages(directory: &Path) {
+    if lacks("man", "the check of the manual") {
+        return;
+    }
+    for page in fs::read_dir(directory).unwrap() {
+        let page = page.unwrap().path();
+        let mut command = Command::new("man");
+        command.args(["--warnings", "--local-file"]).arg(&page).env("MANWIDTH", "80");
+        let said = command.env("LC_ALL", "C.UTF-8").output().unwrap().stderr;
+        assert_eq!(String::from_utf8_lossy(&said), "", "{}", page.display());
+    }
 }
 
 /// The unit as systemd reads it, with the program in its place.
