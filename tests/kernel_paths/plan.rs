@@ -114,6 +114,33 @@ fn a_plan_for_the_engine_and_one_for_nothing() {
     assert_eq!(plan(&world.left, &["--nonsense"]).status.code(), Some(2));
 }
 
+/// What stands in the table that is only weft's is part of the plan: the clamp of several paths, and what
+/// keeps unsealed packets out.
+#[test]
+fn a_plan_has_the_rules_that_are_only_wefts() {
+    let sealed = r#"{"Type":"udp","Encryption":"wireguard"}"#;
+    let Some(world) = World::new(Families::V4, sealed) else { return };
+    let drops = "netfilter: nft add rule inet weft wall ip saddr 10.244.0.0/16 counter drop\n";
+    let clamps = "netfilter: nft add rule inet weft mss ip daddr 10.244.0.0/16 tcp flags syn tcp option maxseg size set rt mtu\n";
+    let has = |said: &str| [drops, clamps].map(|line| said.contains(line));
+    let said = text(&plan(&world.left, &["--iface=u1"]));
+    assert_eq!(has(&said), [true, false], "{said}");
+    let several = r#"{"Type":"udp","Paths":["vxlan","udp"]}"#;
+    world.leases.write_config(&Families::V4.config(several));
+    let said = text(&plan(&world.left, &["--iface=u1"]));
+    assert_eq!(has(&said), [false, true], "{said}");
+
+    let mut left = world.left.start(&["--iface=u1"]);
+    left.wait_until("nothing to do", |_| {
+        plan(&world.left, &["--iface=u1"]).status.code() == Some(0)
+    });
+    end(left);
+    world.leases.write_config(&Families::V4.config(sealed));
+    let said = text(&plan(&world.left, &["--iface=u1"]));
+    let at = |line: &str| said.find(line).unwrap_or_else(|| panic!("{line}: {said}"));
+    assert!(at("nft delete table inet weft\n") < at("nft add table inet weft\n"), "{said}");
+}
+
 fn uninstall(host: &Host) -> Output {
     let socket = format!("--admin-socket={}", host.file("weft.sock"));
     host.command(&[WEFT, "uninstall", &socket]).output().unwrap()

@@ -7,19 +7,17 @@ use tracing::{debug, info};
 
 use super::command::CommandError;
 use super::keep::unless_missing;
-use super::{Overlay, Wanted, nft};
+use super::nft::OwnChain;
+use super::{Overlay, Wanted};
 
-/// The name of the chain in the table that is only weft's.
-const CHAIN: &str = "mss";
-
-/// Where packets meet it, as `nft` writes that.
-const HOOK: &str = "type filter hook forward priority mangle; policy accept;";
+const CHAIN: OwnChain =
+    OwnChain { name: "mss", hook: "type filter hook forward priority mangle; policy accept;" };
 
 /// Brings the chain into order, or takes it away if it is not wanted.
 pub(super) async fn keep(wanted: &Wanted) {
-    let outcome = match wanted.is_clamped() {
-        true => fill(&wanted.overlays).await,
-        false => unless_missing(nft::remove_own_chain(CHAIN).await).map(|done| done == Some(true)),
+    let outcome = match wanted_rules(wanted) {
+        Some(rules) => CHAIN.keep(Some(&rules)).await,
+        None => unless_missing(CHAIN.keep(None).await).map(|done| done == Some(true)),
     };
     match outcome {
         Ok(true) => info!(wanted = wanted.is_clamped(), "the chain that clamps TCP has changed"),
@@ -28,13 +26,14 @@ pub(super) async fn keep(wanted: &Wanted) {
     }
 }
 
-async fn fill(overlays: &[Overlay]) -> Result<bool, CommandError> {
-    let rules = rules(overlays);
-    if nft::own_chain(CHAIN, HOOK).await?.is_some_and(|there| there == rules) {
-        return Ok(false);
-    }
-    nft::fill_own_chain(CHAIN, HOOK, &rules).await?;
-    Ok(true)
+/// The lines that [`keep`] would give to `nft`.
+pub(super) async fn preview(wanted: &Wanted) -> Result<Vec<String>, CommandError> {
+    let lines = unless_missing(CHAIN.preview(wanted_rules(wanted).as_deref()).await)?;
+    Ok(lines.unwrap_or_default())
+}
+
+fn wanted_rules(wanted: &Wanted) -> Option<Vec<String>> {
+    wanted.is_clamped().then(|| rules(&wanted.overlays))
 }
 
 /// As `nft` lists them. `rt mtu` is the smaller one of both ways, and never raises anything.

@@ -134,18 +134,74 @@ pub(super) async fn remove_own() -> Result<bool, CommandError> {
     delete(&[OWN_TABLE.to_owned()]).await
 }
 
-/// Removes one chain of what is only weft's, and the table with the last of them; returns whether it was
-/// there.
-pub(super) async fn remove_own_chain(name: &str) -> Result<bool, CommandError> {
-    let Some(text) = own_table().await? else { return Ok(false) };
-    if text.chain(name).is_none() {
-        return Ok(false);
+/// A chain of what is only weft's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnChain {
+    pub(super) name: &'static str,
+    /// Where packets meet it, as `nft` writes that.
+    pub(super) hook: &'static str,
+}
+
+impl OwnChain {
+    /// Gives it these rules, or takes it away, and the table with the last of its chains. Returns whether
+    /// something had to be changed.
+    pub(super) async fn keep(self, rules: Option<&[String]>) -> Result<bool, CommandError> {
+        match self.change(rules).await? {
+            Some(script) => load(&script).await.map(|()| true),
+            None => Ok(false),
+        }
     }
-    if text.chains() == 1 {
-        return remove_own().await;
+
+    /// The lines that [`OwnChain::keep`] would give to `nft`.
+    pub(super) async fn preview(
+        self,
+        rules: Option<&[String]>,
+    ) -> Result<Vec<String>, CommandError> {
+        let script = self.change(rules).await?.unwrap_or_default();
+        Ok(script.lines().map(|line| format!("nft {line}")).collect())
     }
-    load(&format!("flush chain {OWN_TABLE} {name}\ndelete chain {OWN_TABLE} {name}\n")).await?;
-    Ok(true)
+
+    /// Its rules, if it is there.
+    pub(super) async fn rules(self) -> Result<Option<Vec<String>>, CommandError> {
+        let Some(table) = own_table().await? else { return Ok(None) };
+        let chain = table.chain(self.name).filter(|chain| chain.hook.as_deref() == Some(self.hook));
+        Ok(chain.map(|chain| chain.rules.clone()))
+    }
+
+    /// How many packets its rules have dropped and counted.
+    pub(super) async fn counts(self) -> Result<u64, CommandError> {
+        let (family, table) = OWN_TABLE.split_once(' ').expect("a table has a family and a name");
+        let text = run("nft", &["list", "chain", family, table, self.name], "").await?;
+        Ok(listing::dropped(&text))
+    }
+
+    async fn change(self, wanted: Option<&[String]>) -> Result<Option<String>, CommandError> {
+        let Some(wanted) = wanted else { return self.removal().await };
+        let is_there = self.rules().await?.is_some_and(|there| there == wanted);
+        Ok((!is_there).then(|| self.filling(wanted)))
+    }
+
+    /// Makes it, or replaces the rules of the one that is there, in one transaction.
+    fn filling(self, rules: &[String]) -> String {
+        let Self { name, hook } = self;
+        let mut script = format!(
+            "add table {OWN_TABLE}\nadd chain {OWN_TABLE} {name} {{ {hook} }}\n\
+             flush chain {OWN_TABLE} {name}\n"
+        );
+        for rule in rules {
+            script += &format!("add rule {OWN_TABLE} {name} {rule}\n");
+        }
+        script
+    }
+
+    async fn removal(self) -> Result<Option<String>, CommandError> {
+        let Self { name, .. } = self;
+        let there = own_table().await?.filter(|table| table.chain(name).is_some());
+        Ok(there.map(|table| match table.chains() {
+            1 => format!("delete table {OWN_TABLE}\n"),
+            _ => format!("flush chain {OWN_TABLE} {name}\ndelete chain {OWN_TABLE} {name}\n"),
+        }))
+    }
 }
 
 async fn own_table() -> Result<Option<TableText>, CommandError> {
@@ -155,36 +211,6 @@ async fn own_table() -> Result<Option<TableText>, CommandError> {
         Err(CommandError::Refused { said, .. }) if said.contains("No such file") => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// The rules of a chain in weft's table that is entered at `hook`, if it is there.
-pub(super) async fn own_chain(name: &str, hook: &str) -> Result<Option<Vec<String>>, CommandError> {
-    let Some(text) = own_table().await? else { return Ok(None) };
-    let chain = text.chain(name).filter(|chain| chain.hook.as_deref() == Some(hook));
-    Ok(chain.map(|chain| chain.rules.clone()))
-}
-
-/// How many packets the rules of such a chain have dropped and counted.
-pub(super) async fn own_counts(name: &str) -> Result<u64, CommandError> {
-    let (family, table) = OWN_TABLE.split_once(' ').expect("a table has a family and a name");
-    let text = run("nft", &["list", "chain", family, table, name], "").await?;
-    Ok(listing::dropped(&text))
-}
-
-/// Makes such a chain, or replaces the rules of the one that is there, in one transaction.
-pub(super) async fn fill_own_chain(
-    name: &str,
-    hook: &str,
-    rules: &[String],
-) -> Result<(), CommandError> {
-    let mut script = format!(
-        "add table {OWN_TABLE}\nadd chain {OWN_TABLE} {name} {{ {hook} }}\n\
-         flush chain {OWN_TABLE} {name}\n"
-    );
-    for rule in rules {
-        script += &format!("add rule {OWN_TABLE} {name} {rule}\n");
-    }
-    load(&script).await
 }
 
 async fn delete(tables: &[String]) -> Result<bool, CommandError> {

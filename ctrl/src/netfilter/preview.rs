@@ -5,10 +5,10 @@ use super::iptables::{self, Iptables};
 use super::keep::unless_missing;
 use super::nft::Nft;
 use super::rules::{Family, Overlay};
-use super::{Options, Wanted};
+use super::{Options, Wanted, clamp, wall};
 
-/// The lines that a start would give to `iptables-restore` or `nft` for the rules that are wanted.
-/// Rules of the other kind, which it takes away afterwards, are not looked for. `past` is what rules of
+/// The lines that a start would give to `iptables-restore` or `nft` for what is wanted: flannel's rules,
+/// and the table that is only weft's. Rules of the other kind, which it takes away afterwards, are not looked for. `past` is what rules of
 /// an earlier process were made from.
 ///
 /// # Errors
@@ -18,11 +18,19 @@ pub(crate) async fn preview(
     wanted: &Wanted,
     past: &[Overlay],
 ) -> Result<Vec<String>, CommandError> {
-    if wanted.nftables {
-        preview_nft(options, wanted).await
+    let mut lines = preview_own(wanted).await?;
+    lines.extend(if wanted.nftables {
+        preview_nft(options, wanted).await?
     } else {
-        preview_iptables(options, wanted, past).await
-    }
+        preview_iptables(options, wanted, past).await?
+    });
+    Ok(lines)
+}
+
+async fn preview_own(wanted: &Wanted) -> Result<Vec<String>, CommandError> {
+    let (wall, clamp) = (wall::preview(wanted).await?, clamp::preview(wanted).await?);
+    // The last chain takes the table along, so what goes stands before what comes.
+    Ok(if wanted.sealed { [clamp, wall].concat() } else { [wall, clamp].concat() })
 }
 
 async fn preview_nft(options: &Options, wanted: &Wanted) -> Result<Vec<String>, CommandError> {

@@ -14,16 +14,15 @@ use ipnet::IpNet;
 use tracing::info;
 
 use super::command::CommandError;
+use super::keep::unless_missing;
+use super::nft::OwnChain;
 use super::refusal::Refusal;
-use super::{Overlay, Wanted, nft};
+use super::{Overlay, Wanted};
 use crate::controller::DEVICE_NAME;
 use crate::interface::reader::Netlink;
 
-/// The name of the chain in the table that is only weft's.
-const CHAIN: &str = "wall";
-
-/// Where packets meet it, as `nft` writes that.
-const HOOK: &str = "type filter hook prerouting priority raw; policy accept;";
+const CHAIN: OwnChain =
+    OwnChain { name: "wall", hook: "type filter hook prerouting priority raw; policy accept;" };
 
 const REFUSAL: Refusal = Refusal::NoTunnel;
 
@@ -53,19 +52,19 @@ pub enum WallError {
 /// It cannot be had.
 pub(crate) async fn raise(networks: &[IpNet]) -> Result<(), WallError> {
     keep_routes(networks).await.map_err(WallError::Route)?;
-    let there = nft::own_chain(CHAIN, HOOK).await.map_err(WallError::Chain)?;
+    let there = CHAIN.rules().await.map_err(WallError::Chain)?;
     let is_there =
         |rules: &Vec<String>| networks.iter().flat_map(drops).all(|rule| rules.contains(&rule));
     if there.as_ref().is_some_and(is_there) {
         return Ok(());
     }
     let rules: Vec<String> = ways_in().chain(networks.iter().flat_map(drops)).collect();
-    nft::fill_own_chain(CHAIN, HOOK, &rules).await.map_err(WallError::Chain)
+    CHAIN.keep(Some(&rules)).await.map(drop).map_err(WallError::Chain)
 }
 
 /// How many packets were dropped since the chain was filled last. `None` if there is no chain.
 pub(super) async fn dropped() -> Option<u64> {
-    nft::own_counts(CHAIN).await.ok()
+    CHAIN.counts().await.ok()
 }
 
 /// Puts up what keeps unsealed packets out and in.
@@ -83,16 +82,13 @@ pub(super) async fn keep(wanted: &Wanted) -> Result<bool, WallError> {
     }
     let networks: Vec<IpNet> = wanted.overlays.iter().map(|overlay| overlay.network).collect();
     let routed = keep_routes(&networks).await.map_err(WallError::Route)?;
-    let chain = keep_chain(&wanted.overlays).await.map_err(WallError::Chain)?;
+    let chain = CHAIN.keep(Some(&rules(&wanted.overlays))).await.map_err(WallError::Chain)?;
     Ok(routed || chain)
 }
 
 /// Takes both down; returns whether one was there.
 pub(super) async fn remove() -> Result<bool, WallError> {
-    let chain = match nft::remove_own_chain(CHAIN).await {
-        Err(error) if error.is_missing() => false,
-        outcome => outcome.map_err(WallError::Chain)?,
-    };
+    let chain = unless_missing(CHAIN.keep(None).await).map_err(WallError::Chain)? == Some(true);
     let routes = keep_routes(&[]).await.map_err(WallError::Route)?;
     if chain || routes {
         info!("traffic is not sealed any more; what kept unsealed packets out is removed");
@@ -100,13 +96,12 @@ pub(super) async fn remove() -> Result<bool, WallError> {
     Ok(chain || routes)
 }
 
-async fn keep_chain(overlays: &[Overlay]) -> Result<bool, CommandError> {
-    let rules = rules(overlays);
-    if nft::own_chain(CHAIN, HOOK).await?.is_some_and(|there| there == rules) {
-        return Ok(false);
+/// The lines that [`keep`] would give to `nft`.
+pub(super) async fn preview(wanted: &Wanted) -> Result<Vec<String>, CommandError> {
+    if wanted.sealed {
+        return CHAIN.preview(Some(&rules(&wanted.overlays))).await;
     }
-    nft::fill_own_chain(CHAIN, HOOK, &rules).await?;
-    Ok(true)
+    Ok(unless_missing(CHAIN.preview(None).await)?.unwrap_or_default())
 }
 
 /// As `nft` lists them.
