@@ -19,6 +19,7 @@ mod masquerade;
 mod on_demand;
 mod paths;
 mod plan;
+mod pod;
 mod refused;
 #[path = "../etcd/stream.rs"]
 #[expect(dead_code, reason = "shared with the tests with etcd")]

@@ -1,8 +1,10 @@
 //! `udp` with several `Paths`: one breaks after the other, and a connection outlives it all.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::host::{Daemon, Host};
+use crate::pod::{Pod, ip};
 use crate::stream::Stream;
 use crate::world::{Families, World, ping, pods, routes};
 
@@ -130,9 +132,10 @@ fn both_families_take_the_best_path() {
     }
 }
 
-/// No path takes large packets, and nobody on the way says so. The workers learn it from the probes.
+/// No path takes large packets, and nobody on the way says so. The workers learn it from the probes, and
+/// when there are none any more, the route to the peer says it.
 #[test]
-fn the_engine_learns_what_its_path_takes() {
+fn what_a_narrow_path_takes_is_known_to_who_carries_it() {
     let backend = r#"{"Type":"udp","Paths":["host-gw","udp"]}"#;
     let Some(world) = World::new(Families::V4, backend) else { return };
     // Each packet by itself, as on a wire, so that the filter sees how large they are.
@@ -142,22 +145,60 @@ fn the_engine_learns_what_its_path_takes() {
         println!("SKIPPED: needs ethtool, and a link that can do without offloads");
         return;
     }
-    let (left, right) = start(&world);
-    let (near, far) = (pods(&world.left, &left)[0], pods(&world.right, &right)[0]);
-    let stream = Stream::from_to((&world.left, near), (&world.right, far));
+    let (left, _right) = start(&world);
+    let (near, far) = (Pod::behind(&world.left, 1), Pod::behind(&world.right, 2));
+    let ends = [&near, &far].map(|pod| (pod.namespace.as_str(), pod.address));
+    let stream = Stream::across(ends[0], ends[1]);
     let _narrow = Filter::drop(&world.right, r#"iifname "u2" meta length > 1228"#);
-    let start = Instant::now();
     // 28 bytes are the engine's.
     let learnt = |text: &str| (1192..=1200).any(|mtu| text.contains(&format!("above {mtu} bytes")));
-    while path(&left) != "udp" || !learnt(&left.show("peers")) {
-        assert!(start.elapsed() < RETURNED_WITHIN, "{}", left.show("peers"));
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    wait_until("learnt", &left, || path(&left) == "udp" && learnt(&left.show("peers")));
     stream.check("a path that takes small packets only");
     stream.end();
     // And one whose ends agree on a size.
-    Stream::from_to((&world.left, near), (&world.right, far)).end();
+    Stream::across(ends[0], ends[1]).end();
     let counted = left.ask("status")["traffic"]["other"].clone();
     // Whoever sends was told.
     assert!(counted["icmp_sent"].as_u64().is_some_and(|sent| sent > 0), "{counted}");
+
+    let dead = ["iifname", "u2", "udp", "dport", "8285", "drop"];
+    world.right.run(&[&["nft", "add", "rule", "inet", "fault", "in"], &dead[..]].concat());
+    let routed = || routed_mtu(&world.left).filter(|mtu| (1220..=1228).contains(mtu));
+    wait_until("routed by a route with what it takes", &left, || routed().is_some());
+    check_narrow_route(&near, &far, routed().unwrap());
+    world.right.run(&["nft", "flush", "chain", "inet", "fault", "in"]);
+    wait_until("as wide as before", &left, || routed_mtu(&world.left).is_none());
+}
+
+fn wait_until(what: &str, daemon: &Daemon<'_>, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < RETURNED_WITHIN, "not {what}: {}", daemon.show("peers"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What the route to the right host's subnet says of the largest packet.
+fn routed_mtu(host: &Host) -> Option<u32> {
+    let routes = routes(host, "-4", "10.244.2.0/24");
+    routes.first()?.split_once(" mtu ")?.1.split(' ').next()?.parse().ok()
+}
+
+/// The kernel tells who sends, and fragments what may be fragmented.
+fn check_narrow_route(near: &Pod, far: &Pod, mtu: u32) {
+    // Of this address the pod has not been told anything yet.
+    let target = "10.244.2.3";
+    ip(&["-n", &far.namespace, "address", "add", &format!("{target}/24"), "dev", "c1x"]);
+    let ping = |more: &str| {
+        let words = ["netns", "exec", &near.namespace, "ping", "-n", "-c", "2", "-W", "2"];
+        let sized = ["-s", "1372", "-M", more, target];
+        let output = Command::new("ip").args(words).args(sized).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (passes, said) = ping("dont");
+    assert!(passes, "{said}");
+    let (passes, said) = ping("do");
+    assert!(!passes && said.contains(&format!("mtu = {mtu}")), "{mtu}: {said}");
+    let ends = (near.namespace.as_str(), near.address);
+    Stream::across(ends, (&far.namespace, target.parse().unwrap())).end();
 }

@@ -145,7 +145,7 @@ pub fn state(
 fn whole_network(config: &NetworkConfig, vxlan: &Vxlan) -> Option<Route> {
     let destination = config.networks().find(|network| network.contains(&vxlan.address))?;
     let device = vxlan.name.clone();
-    let kind = RouteKind::Unicast { gateway: None, device, onlink: false, source: None };
+    let kind = RouteKind::Unicast { gateway: None, device, onlink: false, source: None, mtu: None };
     Some(Route { destination, table: MAIN_TABLE, kind, metric: None })
 }
 
@@ -202,7 +202,8 @@ fn route_by_host(hop: &Hop, device: &str) -> Route {
 }
 
 fn unicast(destination: IpNet, gateway: IpAddr, device: String, onlink: bool) -> Route {
-    let kind = RouteKind::Unicast { gateway: Some(gateway), device, onlink, source: None };
+    let kind =
+        RouteKind::Unicast { gateway: Some(gateway), device, onlink, source: None, mtu: None };
     Route { destination, table: MAIN_TABLE, kind, metric: None }
 }
 

@@ -23,6 +23,9 @@ const LAST_METRIC: u32 = 9999;
 /// The path of each peer's subnet. Whose is missing is carried by the engine.
 pub type Chosen = BTreeMap<IpNet, PathKind>;
 
+/// What paths of the kernel take less than pods send: bytes of the largest packet, by the peer's subnet.
+pub type Narrow = BTreeMap<IpNet, usize>;
+
 /// What the state is made from, besides the peers.
 #[derive(Clone, Copy, Debug)]
 pub struct Ways<'a> {
@@ -36,6 +39,8 @@ pub struct Ways<'a> {
     pub engine: &'a str,
     /// Which peers are on a link.
     pub on_link: &'a OnLink,
+    /// Of the paths that are chosen.
+    pub narrow: &'a Narrow,
 }
 
 /// The routing table of a path. It has the number of the port that leads to it.
@@ -98,6 +103,13 @@ pub fn state(ways: Ways<'_>, view: &View, chosen: &Chosen) -> State {
     state
 }
 
+/// What a route says of the largest packet. Senders need not obey to smaller ones than every link of
+/// IPv6 and every host of IPv4 takes (RFC 8200 section 5, RFC 791 section 3.1).
+fn route_mtu(found: usize, is_v6: bool) -> u32 {
+    let least = if is_v6 { 1280 } else { 576 };
+    u32::try_from(found).unwrap_or(u32::MAX).max(least)
+}
+
 fn has_family(own: &Leaf, subnet: IpNet) -> bool {
     source(own, subnet).is_some()
 }
@@ -127,13 +139,16 @@ fn add_peer(
     accepted: &Accepted,
     (hop, chosen): (&Hop, PathKind),
 ) {
-    let Ways { config, own, host, engine, on_link } = ways;
+    let Ways { config, own, host, engine, on_link, narrow } = ways;
     let source = source(own, hop.subnet);
     let address = hop.subnet.network();
     let is_v6 = address.is_ipv6();
+    let narrow = narrow.get(&hop.subnet).map(|mtu| route_mtu(*mtu, is_v6));
     let mut add = |destination: IpNet, table, gateway, device: &str, onlink| {
         let device = device.to_owned();
-        let kind = RouteKind::Unicast { gateway, device, onlink, source };
+        // Probes are not bound to what they have found, so they see when the path becomes wider.
+        let mtu = narrow.filter(|_| table == MAIN_TABLE);
+        let kind = RouteKind::Unicast { gateway, device, onlink, source, mtu };
         state.routes.push(Route { destination, table, kind, metric: None });
     };
     if accepted.paths.contains(&PathKind::Udp) {

@@ -203,11 +203,16 @@ impl Prober {
     /// The subnets to which the engine's path takes no packets as large as pods send them, with the
     /// bytes of the largest that it takes.
     pub fn narrow_engine_paths(&self) -> impl Iterator<Item = (IpNet, usize)> + use<'_> {
-        self.peers.iter().filter_map(|(subnet, peer)| {
-            let assessment = peer.paths.get(&PathKind::Udp)?.assessment();
-            let is_known = assessment.is_up() && !assessment.is_full && !assessment.is_searched;
-            Some((*subnet, assessment.mtu.filter(|_| is_known)?))
-        })
+        let mtu = move |subnet: &IpNet| Some((*subnet, self.narrow_path(subnet, PathKind::Udp)?));
+        self.peers.keys().filter_map(mtu)
+    }
+
+    /// Bytes of the largest packet that a path takes, if this is less than pods send.
+    #[must_use]
+    pub fn narrow_path(&self, subnet: &IpNet, path: PathKind) -> Option<usize> {
+        let assessment = self.peers.get(subnet)?.paths.get(&path)?.assessment();
+        let is_known = assessment.is_up() && !assessment.is_full && !assessment.is_searched;
+        assessment.mtu.filter(|_| is_known)
     }
 
     /// Time has passed. Gives the requests that are due, those that have waited longest first, as far

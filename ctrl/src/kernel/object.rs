@@ -146,6 +146,8 @@ pub enum RouteKind {
         onlink: bool,
         /// The source address of this host's own packets.
         source: Option<IpAddr>,
+        /// Bytes of the largest packet, where the way takes less than the device does.
+        mtu: Option<u32>,
     },
     /// Drops packets silently.
     Blackhole,
@@ -175,6 +177,9 @@ impl fmt::Display for Route {
         }
         if let Some(metric) = self.metric {
             write!(formatter, " metric {metric}")?;
+        }
+        if let RouteKind::Unicast { mtu: Some(mtu), .. } = &self.kind {
+            write!(formatter, " mtu {mtu}")?;
         }
         let is_onlink = matches!(self.kind, RouteKind::Unicast { onlink: true, .. });
         formatter.write_str(if is_onlink { " onlink" } else { "" })

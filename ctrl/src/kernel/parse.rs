@@ -11,7 +11,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType,
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, IpProtocol};
@@ -103,7 +103,7 @@ pub(super) fn route(
     let header = &message.header;
     let mut destination = whole_family(header.address_family)?;
     let mut table = u32::from(header.table);
-    let (mut link, mut metric, mut source, mut is_plain) = (None, 0, None, true);
+    let (mut link, mut metric, mut source, mut mtu, mut is_plain) = (None, 0, None, None, true);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(full) => table = *full,
@@ -114,6 +114,7 @@ pub(super) fn route(
             RouteAttribute::Priority(value) => metric = *value,
             RouteAttribute::PrefSource(address) => source = plain(address),
             RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Metrics(metrics) => mtu = metrics.iter().find_map(mtu_of),
             RouteAttribute::MultiPath(_) | RouteAttribute::Encap(_) => is_plain = false,
             _ => {}
         }
@@ -124,6 +125,7 @@ pub(super) fn route(
             device,
             onlink: header.flags.contains(RouteFlags::Onlink),
             source,
+            mtu,
         }),
         RouteType::BlackHole => Some(RouteKind::Blackhole),
         RouteType::Unreachable => Some(RouteKind::Unreachable),
@@ -136,6 +138,13 @@ pub(super) fn route(
     let found = FoundRoute { kind, link, metric, tos: header.tos, protocol };
     let is_wanted = table != LOCAL_TABLE && !header.flags.contains(RouteFlags::Cloned);
     is_wanted.then_some(((destination, table), found))
+}
+
+fn mtu_of(metric: &RouteMetric) -> Option<u32> {
+    match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }
 }
 
 /// A rule of the form that ours have, and whether it carries our protocol.

@@ -9,7 +9,7 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange};
 use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
@@ -169,13 +169,15 @@ fn route(route: &Route, actual: &Actual) -> Option<RouteMessage> {
     match &route.kind {
         RouteKind::Blackhole => message.header.kind = RouteType::BlackHole,
         RouteKind::Unreachable => message.header.kind = RouteType::Unreachable,
-        RouteKind::Unicast { gateway, device, onlink, source } => {
+        RouteKind::Unicast { gateway, device, onlink, source, mtu } => {
             message.header.kind = RouteType::Unicast;
             message.attributes.push(RouteAttribute::Oif(actual.index(device)?));
             let gateway = gateway.map(|gateway| RouteAttribute::Gateway(route_address(gateway)));
             message.attributes.extend(gateway);
             let source = source.map(|source| RouteAttribute::PrefSource(route_address(source)));
             message.attributes.extend(source);
+            let mtu = mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+            message.attributes.extend(mtu);
             if *onlink {
                 message.header.flags = RouteFlags::Onlink;
             }

@@ -62,7 +62,7 @@ pub(crate) fn vxlan_v6() -> Vxlan {
 
 pub(crate) fn unicast(gateway: &str, device: &str, onlink: bool) -> RouteKind {
     let gateway = gateway.parse().ok();
-    RouteKind::Unicast { gateway, device: device.to_owned(), onlink, source: None }
+    RouteKind::Unicast { gateway, device: device.to_owned(), onlink, source: None, mtu: None }
 }
 
 pub(crate) fn route(destination: &str, kind: RouteKind) -> Route {
@@ -115,6 +115,7 @@ pub(crate) fn everything() -> State {
         device: "u1".to_owned(),
         onlink: false,
         source,
+        mtu: Some(1300),
     };
     state.routes.push(Route { table: 8285, ..route("10.244.7.0/24", probe) });
     for (priority, source) in [(8285, "10.244.1.0/32"), (8286, "fd00:244:0:1::/128")] {

@@ -37,7 +37,7 @@ inet6 fd00:244:0:1::/128 scope global nodad
 unicast 10.244.2.0/24 via 10.244.2.0 dev flannel.1 scope global onlink
 unicast 10.244.3.0/24 via 10.244.3.0 dev flannel.1 scope global onlink
 unicast 10.244.7.0/24 via 10.168.0.7 dev u1 scope global
-unicast 10.244.7.0/24 via 10.168.0.7 dev u1 table 8285 scope global src 10.244.1.0
+unicast 10.244.7.0/24 via 10.168.0.7 dev u1 table 8285 scope global src 10.244.1.0 mtu 1300
 unicast fd00:244:0:2::/64 via fd00:244:0:2:: dev flannel-v6.1 scope global metric 1024 onlink pref medium
 unicast fd00:244:0:3::/64 via fd00:244:0:3:: dev flannel-v6.1 scope global metric 1024 onlink pref medium
 unicast fd00:244:0:7::/64 via fd01::7 dev u1 scope global metric 1024 pref medium

@@ -281,8 +281,9 @@ pub(in crate::controller) async fn foretell(
     if config.backend.udp().is_some() && config.backend.paths().len() > 1 {
         let on_link = links_of(paths::asked_about(&view).collect()).await;
         let (own, engine) = (&viewer.own, DEVICE_NAME);
-        let ways = Ways { config, own, host: &host, engine, on_link: &on_link };
         // Nothing is known of health, so the engine carries everything at first.
+        let narrow = &paths::Narrow::new();
+        let ways = Ways { config, own, host: &host, engine, on_link: &on_link, narrow };
         let mut plan = kernel::preview(&paths::state(ways, &view, &Chosen::new())).await?;
         // The engine's device is there as soon as the daemon is.
         plan.obstacles.retain(|(key, _)| *key != Key::Device(engine.to_owned()));

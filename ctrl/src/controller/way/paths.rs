@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use ipnet::IpNet;
 use rand::RngExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -177,6 +178,15 @@ impl<S: TableSink> PathsWay<S> {
         self.chosen = chosen;
     }
 
+    /// What the chosen paths of the kernel take, where that is less than pods send.
+    fn narrow_routes(&self) -> paths::Narrow {
+        let of_kernel = self.chosen.iter().filter(|(_, path)| **path != PathKind::Udp);
+        let mtu = |(subnet, path): (&IpNet, &PathKind)| {
+            Some((*subnet, self.prober.narrow_path(subnet, *path)?))
+        };
+        of_kernel.filter_map(mtu).collect()
+    }
+
     fn note_switch(&mut self, hop: &Hop, choice: &Choice) {
         let (subnet, to) = (hop.subnet, choice.path);
         let Some(&from) = self.chosen.get(&subnet).filter(|before| **before != to) else {
@@ -230,6 +240,7 @@ impl<S: TableSink> Way for PathsWay<S> {
                 host: &self.host,
                 engine: &self.device,
                 on_link: &self.on_link,
+                narrow: &self.narrow_routes(),
             };
             let state = paths::state(ways, &view, &self.chosen);
             if *self.states.borrow().as_ref() != state {

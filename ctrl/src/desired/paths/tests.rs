@@ -16,6 +16,7 @@ struct World {
     host: Host,
     book: Book,
     on_link: OnLink,
+    narrow: Narrow,
 }
 
 impl World {
@@ -42,6 +43,7 @@ impl World {
             },
             book: Book::default(),
             on_link: OnLink::new(),
+            narrow: Narrow::new(),
         }
     }
 
@@ -60,9 +62,9 @@ impl World {
     }
 
     fn state(&self, chosen: &[(&str, PathKind)]) -> Vec<String> {
-        let Self { viewer, host, on_link, .. } = self;
+        let Self { viewer, host, on_link, narrow, .. } = self;
         let (config, own) = (&viewer.config, &viewer.own);
-        let ways = Ways { config, own, host, engine: "flannel0", on_link };
+        let ways = Ways { config, own, host, engine: "flannel0", on_link, narrow };
         let chosen = chosen.iter().map(|(net, path)| (net.parse().unwrap(), *path)).collect();
         let state = state(ways, &self.view(), &chosen);
         state.to_string().lines().map(str::to_owned).collect()
@@ -119,6 +121,29 @@ fn a_chosen_vxlan_path_of_ipv6_has_the_way_to_its_gateway() {
     assert_eq!(state, expected);
     let rules = before.iter().filter(|line| line.starts_with("rule ")).count();
     assert_eq!(rules, 6, "one for each path and family");
+}
+
+#[test]
+fn the_route_of_a_narrow_path_says_what_that_takes_and_those_of_probes_do_not() {
+    let mut world = World::new(BOTH, ALL, "10.5.1.0-24&fd05:0:0:1::-64");
+    world.put("10.5.2.0-24&fd05:0:0:2::-64", 2, r#""udp","vxlan","host-gw""#, "");
+    let (v4, v6) = ("10.5.2.0/24", "fd05:0:0:2::/64");
+    let chosen = [(v4, PathKind::HostGw), (v6, PathKind::Vxlan)];
+    for (found, in_v4, in_v6) in [(1300, 1300, 1300), (400, 576, 1280)] {
+        world.narrow = [v4, v6].map(|net| (net.parse().unwrap(), found)).into();
+        let mut narrow = world.state(&chosen);
+        narrow.retain(|line| line.contains(" mtu ") && line.starts_with("route "));
+        assert_eq!(
+            narrow,
+            [
+                format!("route {v4} via 192.0.2.2 dev eth0 src 10.5.1.0 mtu {in_v4}"),
+                format!("route fd05:0:0:2::/128 dev flannel-v6.1 src fd05:0:0:1:: mtu {in_v6}"),
+                format!(
+                    "route {v6} via fd05:0:0:2:: dev flannel-v6.1 src fd05:0:0:1:: mtu {in_v6} onlink"
+                ),
+            ]
+        );
+    }
 }
 
 #[test]

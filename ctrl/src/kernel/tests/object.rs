@@ -35,6 +35,7 @@ fn a_whole_state_prints_one_line_an_object() {
         device: "flannel.1".to_owned(),
         onlink: true,
         source: None,
+        mtu: None,
     };
     let state = State {
         vxlans: vec![vxlan()],
@@ -78,9 +79,10 @@ fn every_option_is_printed() {
         device: "eth0".to_owned(),
         onlink: false,
         source: Some([10, 5, 1, 0].into()),
+        mtu: Some(1400),
     };
     let table = Route { table: 5001, metric: Some(7), ..route("10.168.0.3", full) };
-    let text = "10.5.34.0/24 via 10.168.0.3 dev eth0 table 5001 src 10.5.1.0 metric 7";
+    let text = "10.5.34.0/24 via 10.168.0.3 dev eth0 table 5001 src 10.5.1.0 metric 7 mtu 1400";
     assert_eq!(table.to_string(), text);
     assert_eq!(route("", |_| RouteKind::Blackhole).to_string(), "blackhole 10.5.34.0/24");
     let last = Route { metric: Some(9999), ..route("", |_| RouteKind::Unreachable) };

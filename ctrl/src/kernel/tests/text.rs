@@ -180,7 +180,8 @@ impl Line<'_> {
             destination => {
                 let (gateway, source) = (self.value("via"), self.value("src"));
                 let (device, onlink) = (self.device(), self.has("onlink"));
-                (RouteKind::Unicast { gateway, device, onlink, source }, destination)
+                let mtu = self.value("mtu");
+                (RouteKind::Unicast { gateway, device, onlink, source, mtu }, destination)
             }
         };
         let table = self.value("table").unwrap_or(MAIN_TABLE);
