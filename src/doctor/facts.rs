@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use weft_ctrl::interface::snapshot::Snapshot;
 use weft_ctrl::netfilter::Overlay;
 
-use crate::admin::{Drops, Peers, Status};
+use crate::admin::{Peers, Status};
 
 /// Everything that findings are made from.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +34,7 @@ pub(super) struct Facts {
     pub(super) cni_files: Vec<String>,
     pub(super) daemon: Answer,
     pub(super) echoes: Echoes,
+    pub(super) strangers: Strangers,
 }
 
 /// The kernel and what it lets this process have.
@@ -105,7 +106,7 @@ pub(super) struct Clock {
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
     None(String),
-    Some(Box<(Status, Peers, Drops)>),
+    Some(Box<(Status, Peers)>),
 }
 
 impl Default for Answer {
@@ -121,6 +122,15 @@ pub(super) struct Echoes {
     pub(super) peers: Vec<Echo>,
     /// Why nobody was asked.
     pub(super) untried: Option<String>,
+}
+
+/// Datagrams from addresses that are in no lease.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Strangers {
+    /// Since the daemon's start.
+    pub(super) total: u64,
+    /// During this look.
+    pub(super) lately: u64,
 }
 
 /// One other host.

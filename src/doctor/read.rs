@@ -7,7 +7,7 @@ mod proc;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -19,10 +19,10 @@ use weft_ctrl::subnet_file::previous_overlays;
 use weft_sys::{clock, ring, udp};
 
 use super::facts::{
-    Answer, Bridge, Clock, Echo, Echoes, Facts, Kernel, Netfilter, Rights, SubnetFile,
+    Answer, Bridge, Clock, Echo, Echoes, Facts, Kernel, Netfilter, Rights, Strangers, SubnetFile,
 };
 use crate::admin::client::{AskError, ask, decode};
-use crate::admin::{Peers, Question, Status};
+use crate::admin::{Drops, Peers, Question, Status};
 use crate::daemon::owner;
 
 /// Where to look for what the daemon has.
@@ -34,6 +34,12 @@ pub(super) struct Places<'a> {
 
 /// Directory of the network configs that container runtimes read.
 const CNI_DIRECTORY: &str = "/etc/cni/net.d";
+
+/// The name of the drops of datagrams from addresses that are in no lease.
+const UNKNOWN_SENDER: &str = "unknown_sender";
+
+/// Long enough for what is sent all the time.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Hosts that are asked at most, so that a large cluster is not asked by every look.
 const ECHOES_MAX: usize = 64;
@@ -71,20 +77,35 @@ pub(super) async fn facts(places: &Places<'_>) -> Result<Facts> {
     facts.netfilter = rules(&facts).await;
     if let Answer::Some(answers) = &facts.daemon {
         facts.echoes = echoes(&answers.0, &answers.1);
+        facts.strangers = strangers(places.admin_socket).await.unwrap_or_default();
     }
     Ok(facts)
 }
 
+fn answer<T: DeserializeOwned>(socket: &Path, question: Question) -> Result<T, AskError> {
+    decode(&ask(socket, question)?)
+}
+
+/// Some are counted while a daemon starts, before it knows the leases. Whether more come shows after a
+/// moment.
+async fn strangers(socket: &Path) -> Result<Strangers, AskError> {
+    let count = || -> Result<u64, AskError> {
+        let drops: Drops = answer(socket, Question::Drops)?;
+        let unknown = drops.inbound.iter().find(|drop| drop.reason == UNKNOWN_SENDER);
+        Ok(unknown.map_or(0, |drop| drop.count))
+    };
+    let before = count()?;
+    if before == 0 {
+        return Ok(Strangers::default());
+    }
+    tokio::time::sleep(MOMENT).await;
+    let total = count()?;
+    Ok(Strangers { total, lately: total.saturating_sub(before) })
+}
+
 fn daemon(socket: &Path) -> Answer {
     let all = || -> Result<_, AskError> {
-        fn answer<T: DeserializeOwned>(socket: &Path, question: Question) -> Result<T, AskError> {
-            decode(&ask(socket, question)?)
-        }
-        Ok((
-            answer(socket, Question::Status)?,
-            answer(socket, Question::Peers)?,
-            answer(socket, Question::Drops)?,
-        ))
+        Ok((answer(socket, Question::Status)?, answer(socket, Question::Peers)?))
     };
     match all() {
         Ok(answers) => Answer::Some(Box::new(answers)),

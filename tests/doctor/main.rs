@@ -232,6 +232,12 @@ fn a_daemon_knows_more_and_other_hosts_are_asked() {
                 s.bind(('10.168.0.77', 0))\ns.sendto(b'x' * 40, ('10.168.0.2', 8285))";
     pair.right.run(&["python3", "-c", send]);
     left.wait_until("counted", |daemon| daemon.ask("drops")["inbound"] != serde_json::json!([]));
+    examine(&pair.left, &[]).expect("note", "unknown-sender", "1 datagrams");
+    let again = send.replace("s.sendto", "import time\nwhile not time.sleep(0.05): s.sendto");
+    let _stranger = Beside::start(&pair.right, &["python3", "-c", &again]);
+    left.wait_until("counted on", |daemon| {
+        daemon.ask("drops")["inbound"][0]["count"].as_u64().is_some_and(|count| count > 1)
+    });
     pair.left.run(&["ip", "link", "set", "u1", "mtu", "1400"]);
     fs::write(pair.left.subnet_file(), "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_MTU=1500\n")
         .unwrap();
@@ -241,7 +247,7 @@ fn a_daemon_knows_more_and_other_hosts_are_asked() {
 
     let found = examine(&pair.left, &[]);
     found.expect("error", "probe", "10.244.2.0 (at 10.168.0.3:8285)");
-    found.expect("warning", "unknown-sender", "1 datagrams");
+    found.expect("warning", "unknown-sender", "more keep coming");
     found.expect("error", "mtu-underlay", "u1 has an MTU of 1400");
     found.expect("warning", "mtu-file", "1500");
     found.expect("warning", "foreign-route", "10.244.0.0/16");

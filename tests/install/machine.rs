@@ -113,6 +113,15 @@ impl Machine {
         fs::write(place, text).unwrap();
     }
 
+    /// Program and unit, without the package.
+    pub(crate) fn install_unpacked(&self) {
+        let unit = fs::read_to_string(repository().join("scripts/package.d/weft.service")).unwrap();
+        self.write("/lib/systemd/system/weft.service", &unit);
+        self.write("/usr/bin/weft", "");
+        let program = env!("CARGO_BIN_EXE_weft");
+        self.run(&format!("mount --bind {program} /usr/bin/weft && systemctl daemon-reload"));
+    }
+
     /// The options of the daemon's next start.
     pub(crate) fn set_options(&self, options: &str) {
         self.write("/etc/default/weft", &format!("WEFT_OPTIONS=\"{options}\"\n"));

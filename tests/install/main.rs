@@ -13,6 +13,7 @@ mod host;
 mod machine;
 mod manifests;
 mod package;
+mod swap;
 mod top;
 mod unit;
 

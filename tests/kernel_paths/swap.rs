@@ -1,9 +1,32 @@
 //! weft in the place of a flanneld, and back: what flanneld leaves in the kernel is imitated by its
 //! commands.
 
+use std::net::IpAddr;
+use std::process::{Child, Stdio};
+
 use crate::flannel::{set_up_device, set_up_peer};
+use crate::host::Host;
 use crate::stream::Stream;
 use crate::world::{Families, World, entries, link, mac, neighbours, pod, routes};
+
+/// Echo requests all the time, of which none may be lost.
+struct Echoes(Child);
+
+impl Echoes {
+    /// For four seconds, which is longer than there and back takes.
+    fn start(from: &Host, near: IpAddr, far: IpAddr) -> Self {
+        let (near, far) = (near.to_string(), far.to_string());
+        let words = ["ping", "-n", "-c", "400", "-i", "0.01", "-W", "10", "-I", &near, &far];
+        Self(from.command(&words).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn end(self) {
+        let output = self.0.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lost = text.lines().find(|line| line.contains("packet loss"));
+        assert!(lost.is_some_and(|line| line.contains(" 0% packet loss")), "{lost:?}");
+    }
+}
 
 const NEAR_MAC: &str = "5a:5a:7b:f6:cb:01";
 
@@ -25,6 +48,7 @@ fn flannelds_vxlan_is_taken_over_and_given_back() {
     let near = pod(&world.left, "10.244.1.0/24");
     let far = pod(&world.right, "10.244.2.0/24");
     let stream = Stream::from_to((&world.left, near), (&world.right, far));
+    let echoes = Echoes::start(&world.right, far, near);
 
     let mut left = world.left.start(&["--iface=u1"]);
     left.wait_until("in order", |_| entries(&world.left, "flannel.1").len() == 1);
@@ -46,6 +70,7 @@ fn flannelds_vxlan_is_taken_over_and_given_back() {
     assert_eq!(neighbours(&world.left, "flannel.1"), [format!("10.244.2.0 lladdr {far_mac}")]);
     stream.check("the way back");
     stream.end();
+    echoes.end();
     drop(right);
 }
 
@@ -57,6 +82,8 @@ fn flannelds_host_gw_is_taken_over_and_given_back() {
     world.left.run(&add);
     let by_hand = ["10.244.77.0/24", "via", "10.168.0.77", "dev", "u1", "proto", "static"];
     world.left.run(&[&["ip", "route", "add"], &by_hand[..]].concat());
+    world.right.run(&["ip", "route", "add", "10.244.1.0/24", "via", "10.168.0.2", "dev", "u2"]);
+    let echoes = Echoes::start(&world.right, world.right.pod(), world.left.pod());
     let (left, right) = world.start();
     let (near, far) = (pod(&world.left, "10.244.1.0/24"), pod(&world.right, "10.244.2.0/24"));
     let stream = Stream::from_to((&world.left, near), (&world.right, far));
@@ -71,6 +98,7 @@ fn flannelds_host_gw_is_taken_over_and_given_back() {
     assert!(left_behind[0].starts_with("10.244.2.0/24 via 10.168.0.3 dev u1"), "{left_behind:?}");
     stream.check("the end of weft");
     stream.end();
+    echoes.end();
     drop(right);
 }
 

@@ -1,8 +1,8 @@
 //! What the daemon says of itself, and what the other hosts answer.
 
 use super::{Finding, error, named, note, warning};
-use crate::admin::{Drops, Peers, Status};
-use crate::doctor::facts::{Answer, Echo, Facts};
+use crate::admin::{Peers, Status};
+use crate::doctor::facts::{Answer, Echo, Facts, Strangers};
 
 /// Where every line of the daemon is explained.
 const EXPLAINED: &str = "As the line says; docs/operations.md, What the lines say, has more.";
@@ -12,13 +12,13 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     match &facts.daemon {
         Answer::None(reason) => findings.push(silent(facts, reason)),
         Answer::Some(answers) => {
-            let (status, peers, drops) = answers.as_ref();
+            let (status, peers) = answers.as_ref();
             findings.extend(own_words(status));
             findings.extend(offloads(status));
             findings.extend(unsegmented(peers));
-            findings.extend(strangers(drops));
         }
     }
+    findings.extend(strangers(facts));
     findings.extend(unanswered(facts));
     findings
 }
@@ -101,13 +101,17 @@ fn unsegmented(peers: &Peers) -> Option<Finding> {
     })
 }
 
-fn strangers(drops: &Drops) -> Option<Finding> {
-    let unknown = drops.inbound.iter().find(|drop| drop.reason == "unknown_sender")?;
-    (unknown.count > 0).then(|| {
-        let cause =
-            format!("{} datagrams came from addresses that are in no lease.", unknown.count);
-        warning("unknown-sender", cause).with(
-            "They were dropped. A host behind a translated address is not heard.",
+fn strangers(facts: &Facts) -> Option<Finding> {
+    let Strangers { total, lately } = facts.strangers;
+    let told = format!("{total} datagrams came from addresses that are in no lease");
+    let draft = match lately {
+        0 => note("unknown-sender", format!("{told}, none of them just now.")),
+        _ => warning("unknown-sender", format!("{told}, and more keep coming.")),
+    };
+    (total > 0).then(|| {
+        draft.with(
+            "They were dropped. A host behind a translated address is not heard. While a daemon \
+             starts, those of all hosts count until it has read the leases.",
             "Look who sends: tcpdump -ni DEVICE udp port PORT. If it is a host of the cluster: \
              --public-ip there, or AllowedSources in the network config.",
         )

@@ -8,11 +8,10 @@ use weft_ctrl::netfilter::Overlay;
 
 use super::*;
 use crate::admin::{
-    Device, Drop, Drops, Engine, Interface, Network, Peer, Peers, Sealing, Status, UnusedLease,
-    Workers,
+    Device, Engine, Interface, Network, Peer, Peers, Sealing, Status, UnusedLease, Workers,
 };
 use crate::doctor::facts::{
-    Answer, Bridge, Clock, Echo, Echoes, Kernel, Netfilter, Rights, SubnetFile,
+    Answer, Bridge, Clock, Echo, Echoes, Kernel, Netfilter, Rights, Strangers, SubnetFile,
 };
 
 const ALL_RIGHTS: u64 = (1 << 41) - 1;
@@ -110,11 +109,7 @@ fn well() -> Facts {
             synchronised: Some(true),
         },
         cni_files: vec!["10-flannel.conflist".into(), "99-loopback.conf".into()],
-        daemon: Answer::Some(Box::new((
-            status(),
-            Peers { peers: vec![peer("10.168.0.3:8285")] },
-            Drops::default(),
-        ))),
+        daemon: Answer::Some(Box::new((status(), Peers { peers: vec![peer("10.168.0.3:8285")] }))),
         echoes: Echoes { peers: vec![echo(true)], untried: None },
         ..Facts::default()
     }
@@ -392,10 +387,10 @@ fn findings_from_the_daemon_and_its_peers() {
     );
     provoke(Warning, "segmentation", "10.168.0.3", of_peer(|peer| peer.segmentation = false));
     provoke(Warning, "unknown-sender", "3 datagrams", |facts| {
-        if let Answer::Some(answers) = &mut facts.daemon {
-            let (reason, text) = ("unknown_sender".into(), String::new());
-            answers.2.inbound.push(Drop { reason, count: 3, text });
-        }
+        facts.strangers = Strangers { total: 3, lately: 1 };
+    });
+    provoke(Note, "unknown-sender", "none of them just now", |facts| {
+        facts.strangers = Strangers { total: 3, lately: 0 };
     });
     provoke(Error, "probe", "10.5.2.0", |facts| facts.echoes.peers[0].answered = false);
     provoke(Warning, "probe", "10.5.2.0", |facts| facts.echoes.peers.push(echo(false)));

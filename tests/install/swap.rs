@@ -1,0 +1,196 @@
+//! `docs/migrate-from-flannel.md`, step by step: on a machine with systemd weft takes flanneld's place and
+//! gives it back, beside another host that has flanneld all the time. flanneld is imitated by a program
+//! that speaks its format, has its name, and writes what it writes.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::host::{Host, Leases, Pair, can_run};
+use crate::machine::Machine;
+use crate::repository;
+
+/// Milliseconds between two echo requests.
+const INTERVAL: usize = 10;
+
+/// Each takes longer than some of these intervals.
+const SURE: usize = 5;
+
+const OPTIONS: &str = "--lease-dir=/etc/weft/leases --iface=u1";
+
+#[test]
+fn weft_takes_flannelds_place_and_gives_it_back() {
+    if !can_run() {
+        return;
+    }
+    let leases = Leases::new(r#"{"Network":"10.244.0.0/16"}"#);
+    let pair = Pair::new(&leases);
+    let Some(machine) = Machine::boot(&pair.left, leases.path()) else { return };
+    for number in [1, 2] {
+        flannelds_lease(&leases, number);
+    }
+    machine.write("/run/flannel/subnet.env", SUBNET_FILE);
+    for host in [&pair.left, &pair.right] {
+        host.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+    }
+    machine.install_unpacked();
+    machine.write("/lib/systemd/system/flanneld.service", &flanneld_unit());
+    machine.run("ln --symbolic /usr/bin/python3 /usr/local/bin/flanneld");
+    machine.run("systemctl daemon-reload && systemctl enable --now flanneld");
+    let _far = OtherFlanneld::start(&pair.right);
+    machine.wait_for("a way between two hosts with flanneld", |_| answers(&pair));
+
+    before(&machine);
+    let pings = Pings::start(&pair);
+    machine.set_options(OPTIONS);
+    machine.run("systemctl disable flanneld && systemctl enable --now weft");
+    machine.wait_for("a way from weft to flanneld", |_| answers(&pair));
+    println!("pods missed each other for {} ms with udp, towards weft", pings.gap(&pair));
+    after(&machine, &leases);
+
+    let pings = Pings::start(&pair);
+    machine.run("systemctl disable --now weft");
+    for trace in ["ip link show flannel0", "systemctl is-active weft"] {
+        assert!(!machine.try_run(trace).status.success(), "{trace}");
+    }
+    machine.run("systemctl enable --now flanneld");
+    flannelds_lease(&leases, 1);
+    machine.wait_for("the old way", |_| answers(&pair));
+    println!("pods missed each other for {} ms with udp, on the way back", pings.gap(&pair));
+    machine.run("weft uninstall");
+    assert_eq!(machine.text("ip route show proto 82; nft list ruleset | grep -i flannel"), "");
+    assert!(answers(&pair).is_some(), "an uninstall has nothing of flanneld's");
+}
+
+const SUBNET_FILE: &str = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
+                           FLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n";
+
+/// As flanneld writes it, over whatever is there.
+fn flannelds_lease(leases: &Leases, number: u8) {
+    let directory = leases.path().join("subnets");
+    fs::create_dir_all(&directory).unwrap();
+    let value = json!({"PublicIP": format!("10.168.0.{}", number + 1), "PublicIPv6": null});
+    fs::write(directory.join(".new"), value.to_string()).unwrap();
+    fs::rename(directory.join(".new"), directory.join(format!("10.244.{number}.0-24"))).unwrap();
+}
+
+/// The options of the imitation on a host.
+fn imitation(number: u8) -> [String; 4] {
+    let other = 3 - number;
+    [
+        repository().join("tests/peer/flannel_peer.py").to_str().unwrap().to_owned(),
+        format!("--local=10.168.0.{}", number + 1),
+        format!("--subnet=10.244.{number}.0/24"),
+        format!("--route=10.244.{other}.0/24=10.168.0.{}", other + 1),
+    ]
+}
+
+fn flanneld_unit() -> String {
+    let options = imitation(1).join(" ");
+    format!(
+        "[Service]\nExecStart=/usr/local/bin/flanneld {options}\n\
+         [Install]\nWantedBy=multi-user.target\n"
+    )
+}
+
+/// flanneld of the other host.
+struct OtherFlanneld(Child);
+
+impl OtherFlanneld {
+    fn start(host: &Host) -> Self {
+        let mut command = host.command(&["python3"]);
+        Self(command.args(imitation(2)).stdout(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for OtherFlanneld {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn answers(pair: &Pair) -> Option<()> {
+    let (near, far) = (pair.right.pod().to_string(), pair.left.pod().to_string());
+    let words = ["ping", "-n", "-c", "1", "-W", "1", "-I", &near, &far];
+    pair.right.command(&words).output().unwrap().status.success().then_some(())
+}
+
+/// Echo requests from the other host's pod all the time.
+struct Pings(Child);
+
+impl Pings {
+    /// They are on their way, since others have been answered meanwhile.
+    fn start(pair: &Pair) -> Self {
+        let seconds = format!("0.{INTERVAL:03}");
+        let words = ["ping", "-n", "-i", &seconds, "-I", "10.244.2.1", "10.244.1.1"];
+        let pings = Self(pair.right.command(&words).stdout(Stdio::piped()).spawn().unwrap());
+        for _ in 0..SURE {
+            assert!(answers(pair).is_some());
+        }
+        pings
+    }
+
+    /// Milliseconds of the longest time without an answer.
+    fn gap(self, pair: &Pair) -> usize {
+        for _ in 0..SURE {
+            assert!(answers(pair).is_some());
+        }
+        let pid = self.0.id().to_string();
+        Command::new("kill").args(["-s", "INT", &pid]).status().unwrap();
+        let output = self.0.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let number = |line: &str| {
+            let (_, rest) = line.split_once("icmp_seq=")?;
+            let answered = line.contains("bytes from").then_some(rest)?;
+            answered.split(' ').next()?.parse::<usize>().ok()
+        };
+        let answered: Vec<usize> = text.lines().filter_map(number).collect();
+        let gaps = answered.windows(2).map(|pair| pair[1].saturating_sub(pair[0] + 1));
+        gaps.max().expect("there were answers before and after") * INTERVAL
+    }
+}
+
+fn checks(machine: &Machine) -> Vec<(String, String)> {
+    let findings = machine.ask("doctor")["findings"].as_array().unwrap().clone();
+    let text = |one: &Value, key: &str| one[key].as_str().unwrap().to_owned();
+    findings.iter().map(|one| (text(one, "severity"), text(one, "check"))).collect()
+}
+
+/// "Before", and step 2 of "Changing a host".
+fn before(machine: &Machine) {
+    let found = checks(machine);
+    for check in ["other-daemon", "port"] {
+        assert!(found.contains(&("error".into(), check.into())), "{check}: {found:?}");
+    }
+    assert!(found.contains(&("warning".into(), "daemon".into())), "{found:?}");
+    let output = machine.try_run(&format!("weft plan {OPTIONS}"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.starts_with("udp over u1, MTU 1472, subnet 10.244.1.0-24\n"), "{said}");
+    assert!(said.contains("kernel: flannel0: set rp_filter to 2\n"), "{said}");
+    assert_eq!(machine.property("ActiveState"), "inactive");
+}
+
+/// Step 4: nothing but notes, and the same subnet.
+fn after(machine: &Machine, leases: &Leases) {
+    assert_eq!(machine.text("systemctl is-active flanneld"), "inactive");
+    let of_the_machine = ["clock", "kernel", "io_uring"];
+    let found = checks(machine);
+    let wrong = found
+        .iter()
+        .find(|(severity, check)| severity != "note" && !of_the_machine.contains(&check.as_str()));
+    assert_eq!(wrong, None, "{:#}", machine.ask("doctor"));
+    let status = machine.ask("status");
+    assert_eq!((&status["ready"], &status["peers"]), (&json!(true), &json!(1)), "{status:#}");
+    assert_eq!(status["lease"]["subnet"], "10.244.1.0/24");
+    // What came before the daemon had read the leases.
+    let drops = machine.ask("drops");
+    let reasons = drops["inbound"].as_array().unwrap().iter().map(|drop| drop["reason"].as_str());
+    assert!(reasons.flatten().all(|reason| reason == "unknown_sender"), "{drops:#}");
+    let all = leases.all();
+    assert_eq!(all[0].1["PublicIP"], "10.168.0.2");
+    assert!(all[0].1["Weft"].is_object(), "{all:?}");
+    assert!(all[1].1["Weft"].is_null(), "the other host is flannel's: {all:?}");
+}
