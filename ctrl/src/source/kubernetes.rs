@@ -195,9 +195,12 @@ impl Kubernetes {
             // An operator may have the node say another address than it was to say.
             Some(written) => written.value,
             None => {
-                let mut value = self.shared.names.value(annotations);
-                if let Some(identity) = self.identity().filter(|_| self.is_own(&metadata.name)) {
-                    set_identity(&mut value, identity);
+                let names = &self.shared.names;
+                let mut value = names.value(annotations);
+                if self.is_own(&metadata.name) {
+                    // A wish that the node does not say yet is seen, so that it is written.
+                    names.set_overwrites(&mut value, annotations);
+                    self.identity().iter().for_each(|own| set_identity(&mut value, *own));
                 }
                 value.to_string().into_bytes()
             }

@@ -273,8 +273,19 @@ async fn an_operator_may_say_another_address() {
     assert_eq!(got.record.value, world.attributes().to_json());
     let mut watch = source.watch();
     assert_eq!(snapshot(&mut watch).await, ["10.244.1.0-24"]);
-    world.server.annotate("own", &json!({name("public-ip-overwrite"): "203.0.113.10"}));
-    assert_eq!(changes(&mut watch).await, ["10.244.1.0-24"], "it has to be written again");
+    let value = world.attributes().to_json();
+    for wish in [Some("203.0.113.10"), None, Some("203.0.113.11")] {
+        world.server.annotate("own", &json!({name("public-ip-overwrite"): wish}));
+        let Update::Changes(changes) = next(&mut watch).await else { panic!("another listing") };
+        let [Change::Put(seen)] = &changes[..] else { panic!("{changes:?}") };
+        assert_ne!(seen.value, value, "it has to be written again");
+        source.replace(seen, &value).await.unwrap().unwrap();
+        let said = world.server.annotation("own", "public-ip");
+        assert_eq!(said.as_deref(), wish.or(Some("192.0.2.1")));
+        let Update::Changes(changes) = next(&mut watch).await else { panic!("another listing") };
+        let [Change::Put(written)] = &changes[..] else { panic!("{changes:?}") };
+        assert_eq!(written.value, value, "it is as it has to be");
+    }
 
     world.server.annotate("own", &json!({name("node-public-ip"): "192.0.2.77"}));
     let addresses = source.public_addresses().await.unwrap();

@@ -137,6 +137,16 @@ impl Names {
         pairs.into_iter().map(|(suffix, value)| (self.of(suffix), value)).collect()
     }
 
+    /// Puts the addresses into the value of a lease that an operator wants to be said.
+    pub(super) fn set_overwrites(&self, value: &mut Value, annotations: &Annotations) {
+        let keys = [("PublicIP", "public-ip-overwrite"), ("PublicIPv6", "public-ipv6-overwrite")];
+        for (key, suffix) in keys {
+            if let Some(text) = self.text(annotations, suffix).filter(|text| !text.is_empty()) {
+                value[key] = text.into();
+            }
+        }
+    }
+
     /// Everything of ours goes.
     pub(super) fn none(&self) -> Wanted {
         let suffixes = [
