@@ -15,6 +15,7 @@ mod faults;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the directory")]
 mod host;
+mod kubectl;
 mod many;
 mod outages;
 #[path = "../etcd/stream.rs"]
@@ -41,7 +42,7 @@ struct World {
     place: tempfile::TempDir,
     _leases: Leases,
     // Dropped last.
-    _switch: Switch,
+    switch: Switch,
 }
 
 impl World {
@@ -79,7 +80,7 @@ impl World {
         let leases = Leases::behind(&flags);
         let left = Host::at(&switch, &leases, 1);
         let right = Host::at(&switch, &leases, 2);
-        Some(Self { left, right, server, place, _leases: leases, _switch: switch })
+        Some(Self { left, right, server, place, _leases: leases, switch })
     }
 
     /// Both daemons, ready and joined.

@@ -1,7 +1,9 @@
 //! An API server of Kubernetes for tests, in this process: HTTP or HTTPS, tokens, rights, lists in pages,
-//! watches with bookmarks, 410 Gone, and patches of both kinds. Any collection of objects may be kept;
-//! what each kind has of its own rules (defaults, validation) is not here.
+//! watches with bookmarks, 410 Gone, patches of both kinds, and what `kubectl` asks for first. Any
+//! collection of objects may be kept; what each kind has of its own rules (defaults, validation) is not
+//! here.
 
+mod discovery;
 mod http;
 mod patch;
 mod store;
@@ -213,7 +215,11 @@ impl ApiServer {
     }
 
     pub(crate) fn node(&self, name: &str) -> Value {
-        self.shared.store().get(&(NODES.to_owned(), name.to_owned())).unwrap()
+        self.object(NODES, name).unwrap()
+    }
+
+    pub(crate) fn object(&self, collection: &str, name: &str) -> Option<Value> {
+        self.shared.store().get(&(collection.to_owned(), name.to_owned())).ok()
     }
 
     pub(crate) fn node_names(&self) -> Vec<String> {

@@ -21,6 +21,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Shared;
+use super::discovery::discover;
 use super::store::{Key, PatchKind, Refusal};
 use super::watching::Watching;
 
@@ -96,6 +97,11 @@ impl Target {
         (self.collection.clone(), self.name.clone().unwrap_or_default())
     }
 
+    fn namespace(&self) -> Option<&str> {
+        let (_, place) = self.collection.split_once("/namespaces/")?;
+        Some(place.split_once('/').map_or(place, |(namespace, _)| namespace))
+    }
+
     fn resource(&self) -> String {
         match &self.subresource {
             Some(subresource) => format!("{}/{subresource}", self.resource),
@@ -131,11 +137,16 @@ async fn answer_or_refuse(
     let parameters = parameters(head.uri.query().unwrap_or_default());
     let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
     let is_watch = parameters.get("watch").is_some_and(|value| value == "true");
+    if let Some(answer) = discover(&path) {
+        admit(shared, header(AUTHORIZATION))?;
+        return Ok(response(200, &answer));
+    }
     let nowhere = || Refusal(404, "NotFound", "the server could not find the resource".into());
     let target = Target::of(&path).ok_or_else(nowhere)?;
     let verb = verb(&head.method, &target, is_watch);
     shared.note(format!("{verb} {path}"));
-    check(shared, header(AUTHORIZATION), verb, &target)?;
+    admit(shared, header(AUTHORIZATION))?;
+    authorize(shared, verb, &target)?;
     let metadata_only = header(ACCEPT).is_some_and(|kind| kind.contains("PartialObjectMetadata"));
     match verb {
         "get" => Ok(response(200, &part(shared.store().get(&target.key())?, metadata_only))),
@@ -153,7 +164,8 @@ async fn answer_or_refuse(
         }
         "create" => {
             let object = json_of(body).await?;
-            let object = shared.store().create(&target.collection, object)?;
+            let namespace = target.namespace();
+            let object = shared.store().create_in(namespace, &target.collection, object)?;
             shared.wake();
             Ok(response(201, &object))
         }
@@ -178,12 +190,8 @@ fn verb(method: &Method, target: &Target, is_watch: bool) -> &'static str {
     }
 }
 
-fn check(
-    shared: &Shared,
-    authorization: Option<&str>,
-    verb: &str,
-    target: &Target,
-) -> Result<(), Refusal> {
+/// Whether somebody is known.
+fn admit(shared: &Shared, authorization: Option<&str>) -> Result<(), Refusal> {
     let manners = shared.manners();
     if let Some(code) = manners.failure {
         return Err(Refusal(code, "InternalError", "the server is not well".into()));
@@ -192,8 +200,12 @@ fn check(
     if !manners.tokens.is_empty() && !manners.tokens.contains(token.trim()) {
         return Err(Refusal(401, "Unauthorized", "Unauthorized".into()));
     }
+    Ok(())
+}
+
+fn authorize(shared: &Shared, verb: &str, target: &Target) -> Result<(), Refusal> {
     let resource = target.resource();
-    if manners.rights.contains(&(verb.to_owned(), resource.clone())) {
+    if shared.manners().rights.contains(&(verb.to_owned(), resource.clone())) {
         return Ok(());
     }
     let name = target.name.as_deref().unwrap_or_default();

@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::patch::{merge, merge_strategically};
 
+const NAMESPACES: &str = "/api/v1/namespaces";
+
 /// Collection (its path) and name.
 pub(crate) type Key = (String, String);
 
@@ -100,6 +102,19 @@ impl Store {
             self.pages.remove(&version);
         }
         Ok((version, page.into_iter().map(|(_, object)| object).collect(), next))
+    }
+
+    /// As a client creates something: its namespace has to be there.
+    pub(crate) fn create_in(
+        &mut self,
+        namespace: Option<&str>,
+        collection: &str,
+        object: Value,
+    ) -> Result<Value, Refusal> {
+        if let Some(namespace) = namespace {
+            self.get(&(NAMESPACES.to_owned(), namespace.to_owned()))?;
+        }
+        self.create(collection, object)
     }
 
     pub(crate) fn create(&mut self, collection: &str, mut object: Value) -> Result<Value, Refusal> {
