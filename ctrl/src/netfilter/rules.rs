@@ -21,10 +21,7 @@ impl Overlay {
     /// The family that the rules are for.
     #[must_use]
     pub fn family(&self) -> Family {
-        match self.network {
-            IpNet::V4(_) => Family::V4,
-            IpNet::V6(_) => Family::V6,
-        }
+        Family::of(&self.network)
     }
 }
 
@@ -40,6 +37,13 @@ pub enum Family {
 impl Family {
     /// Both.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(super) fn of(network: &IpNet) -> Self {
+        match network {
+            IpNet::V4(_) => Self::V4,
+            IpNet::V6(_) => Self::V6,
+        }
+    }
 
     /// What nft calls it, for tables as well as in front of an address.
     pub(super) fn nft(self) -> &'static str {

@@ -17,7 +17,7 @@ use super::command::CommandError;
 use super::keep::unless_missing;
 use super::nft::OwnChain;
 use super::refusal::Refusal;
-use super::{Overlay, Wanted};
+use super::{Family, Overlay, Wanted};
 use crate::controller::DEVICE_NAME;
 use crate::interface::reader::Netlink;
 
@@ -108,7 +108,8 @@ pub(super) async fn preview(wanted: &Wanted) -> Result<Vec<String>, CommandError
 fn rules(overlays: &[Overlay]) -> Vec<String> {
     let own = |overlay: &Overlay| {
         let Overlay { network, subnet, .. } = overlay;
-        let accept = format!("{} saddr {subnet} fib saddr . iif oif != 0 accept", family(network));
+        let accept =
+            format!("{} saddr {subnet} fib saddr . iif oif != 0 accept", Family::of(network).nft());
         [accept].into_iter().chain(drops(network))
     };
     ways_in().chain(overlays.iter().flat_map(own)).collect()
@@ -119,17 +120,10 @@ fn ways_in() -> impl Iterator<Item = String> {
 }
 
 fn drops(network: &IpNet) -> impl Iterator<Item = String> + use<> {
-    let (family, network) = (family(network), *network);
+    let (family, network) = (Family::of(network).nft(), *network);
     ["saddr", "daddr"]
         .into_iter()
         .map(move |side| format!("{family} {side} {network} counter drop"))
-}
-
-fn family(network: &IpNet) -> &'static str {
-    match network {
-        IpNet::V4(_) => "ip",
-        IpNet::V6(_) => "ip6",
-    }
 }
 
 /// Adds the routes that are missing and removes those of ours to other networks; returns whether there
