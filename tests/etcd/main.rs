@@ -14,6 +14,8 @@ mod host;
 mod ipv6;
 mod many;
 mod outages;
+#[path = "../shared/pings.rs"]
+mod pings;
 mod rolling;
 mod secure;
 #[path = "../../ctrl/tests/etcd/server.rs"]
@@ -22,11 +24,11 @@ mod server;
 mod stream;
 
 use std::fs;
-use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use host::{Daemon, Host, Leases, Switch, can_run};
+use pings::Pings;
 use server::{EtcdServer, can_run_etcd};
 
 const CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
@@ -125,29 +127,6 @@ fn cut_off(host: &Host) {
 
 fn rejoin(host: &Host) {
     host.run(&["nft", "delete", "table", "ip", "cut"]);
-}
-
-/// A ping every 20 ms from the left pod to the right one, for as long as this lives.
-struct Pings(Child);
-
-impl Pings {
-    fn start(host: &Host) -> Self {
-        let words = ["ping", "-i", "0.02", "-O", "-I", "10.244.1.1", "10.244.2.1"];
-        Self(host.command(&words).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    /// Sent and lost.
-    fn end(mut self) -> (u32, u32) {
-        let id = self.0.id().to_string();
-        std::process::Command::new("kill").args(["-s", "INT", &id]).status().unwrap();
-        let mut text = String::new();
-        let mut pipe = self.0.stdout.take().unwrap();
-        std::io::Read::read_to_string(&mut pipe, &mut text).unwrap();
-        self.0.wait().unwrap();
-        let line = text.lines().find(|line| line.contains("packets transmitted")).unwrap();
-        let numbers: Vec<u32> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
-        (numbers[0], numbers[0] - numbers[1])
-    }
 }
 
 /// The first walkthrough, with its commands: hosts wait for a config, get subnets, and pods reach each

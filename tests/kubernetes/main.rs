@@ -18,6 +18,8 @@ mod host;
 mod kubectl;
 mod many;
 mod outages;
+#[path = "../shared/pings.rs"]
+mod pings;
 #[path = "../etcd/stream.rs"]
 #[expect(dead_code, reason = "shared with the tests of etcd")]
 mod stream;

@@ -1,41 +1,11 @@
 //! Traffic goes on whatever happens to the API server and to nodes.
 
 use std::fs;
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use super::host::{Daemon, Host};
+use super::host::Daemon;
+use super::pings::Pings;
 use super::{CONFIG, World, certificates, follows, is_ready, peers, problems, spawn, start};
-
-/// A ping every 20 ms from the left pod to the right one, for as long as this lives.
-struct Pings(Child);
-
-impl Pings {
-    fn start(host: &Host) -> Self {
-        let words = ["ping", "-i", "0.02", "-I", "10.244.1.1", "10.244.2.1"];
-        Self(host.command(&words).stdout(Stdio::piped()).spawn().unwrap())
-    }
-
-    /// Sent and lost.
-    fn end(mut self) -> (u32, u32) {
-        let id = self.0.id().to_string();
-        std::process::Command::new("kill").args(["-s", "INT", &id]).status().unwrap();
-        let mut text = String::new();
-        let mut pipe = self.0.stdout.take().unwrap();
-        std::io::Read::read_to_string(&mut pipe, &mut text).unwrap();
-        self.0.wait().unwrap();
-        let line = text.lines().find(|line| line.contains("packets transmitted")).unwrap();
-        let numbers: Vec<u32> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
-        (numbers[0], numbers[0] - numbers[1])
-    }
-}
-
-impl Drop for Pings {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn is_lost(daemon: &Daemon<'_>) -> bool {
     daemon.ask("status")["datastore"]["connected"] == false
