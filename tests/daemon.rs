@@ -41,6 +41,7 @@ fn the_kernel_state_is_that_of_flanneld() {
     needs_namespaces!();
     let leases = Leases::new(CONFIG);
     let host = Host::alone(&leases);
+    host.run(&["sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1"]);
     let _daemon = host.start(&["--iface=u1"]);
 
     // As flanneld 0.20.2 leaves it, but for the queue length and, in the route, the protocol.
@@ -225,24 +226,28 @@ fn a_daemon_that_waits_for_its_config_stops_at_once() {
     assert!(took < STOP_TIME_MAX, "{took:?}");
 }
 
-/// Two signals are there before the daemon can do anything about the first one. Two threads may take
-/// them in the same instant, and then neither is the second, so it may take more than one attempt.
+/// Two signals are there before the daemon can do anything about the first one. One thread takes two of
+/// different sorts one after the other. Only one of a sort waits for a thread, so the other is for the
+/// process, and if two threads take them in the same instant, neither is the second.
 #[test]
 fn a_second_signal_kills_at_once() {
     needs_namespaces!();
     let host = Host::alone(&Leases::new(CONFIG));
     for (first, second) in [("TERM", "INT"), ("INT", "TERM"), ("TERM", "TERM"), ("INT", "INT")] {
+        let attempts = if first == second { 5 } else { 1 };
         let mut codes = Vec::new();
-        while codes.len() < 5 && !codes.contains(&None) {
+        while codes.len() < attempts && !codes.contains(&None) {
             let mut daemon = host.start(&["--iface=u1"]);
             daemon.signal("STOP");
             let stat = format!("/proc/{}/stat", daemon.pid());
             daemon.wait_until("stopped", |_| fs::read_to_string(&stat).unwrap().contains(") T "));
-            daemon.signal(first);
-            if !signal_thread(daemon.pid(), second) {
+            if first == second {
+                daemon.signal(first);
+            } else if !signal_thread(daemon.pid(), first) {
                 println!("SKIPPED: a signal to a single thread needs python3");
                 return;
             }
+            assert!(signal_thread(daemon.pid(), second), "no second signal");
             daemon.signal("CONT");
             codes.push(daemon.end().0);
         }

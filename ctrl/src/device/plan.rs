@@ -116,7 +116,8 @@ pub fn foreign_routes<'a>(
 
 fn settings(actual: &Actual) -> Vec<Action> {
     let pairs = Setting::COMMON.into_iter().zip(actual.settings);
-    let wrong = pairs.filter(|(setting, value)| value.is_some_and(|v| v != setting.wanted()));
+    let wrong =
+        pairs.filter(|(setting, value)| value.is_some_and(|value| !setting.is_right(value)));
     wrong.map(|(setting, _)| Action::Set(setting)).collect()
 }
 

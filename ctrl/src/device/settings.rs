@@ -5,12 +5,15 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+/// The one value of `rp_filter` that demands the way back to lead through the same device.
+const STRICT: u8 = 1;
+
 /// A setting of the device that must not keep its default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
-    /// Accept a source address if any interface leads back to it, not only this one. The strict
-    /// check drops what comes from hosts outside of the network, and 2 here wins over a strict
-    /// `all` (Documentation/networking/ip-sysctl.rst).
+    /// No strict check of the way back to a source address, which drops what comes from hosts outside of
+    /// the network. Where one is in force, 2 here wins over a strict `all`: then any interface may lead
+    /// back. Where none is, it stays so: every packet would pay for a look into the routes.
     ReversePath,
     /// No IPv6 address of the link: nobody is there to talk to it, and flannel's peers read every
     /// packet as IPv4.
@@ -48,7 +51,7 @@ impl Setting {
         [Self::AskPrograms { v6 }, Self::AskNetwork { v6 }]
     }
 
-    /// The value that it should have.
+    /// The value that it gets where the one in force is not right.
     #[must_use]
     pub fn wanted(self) -> u8 {
         match self {
@@ -61,24 +64,41 @@ impl Setting {
         }
     }
 
-    /// Whether packets are lost without it. The greater of the device's and the common value holds
-    /// (Documentation/networking/ip-sysctl.rst), and only 1 is strict, so a container whose
-    /// `/proc/sys` cannot be written mostly works as it is.
+    /// Whether a value may stay as it is.
+    #[must_use]
+    pub fn is_right(self, value: u8) -> bool {
+        match self {
+            Self::ReversePath => value != STRICT,
+            _ => value == self.wanted(),
+        }
+    }
+
+    /// Whether packets are lost without it, so a container whose `/proc/sys` cannot be written mostly
+    /// works as it is.
     pub(crate) fn is_needed(self, device: &str) -> bool {
         match self {
-            Self::ReversePath => is_strict(self.read(device), self.read("all")),
+            Self::ReversePath => self.read(device).is_none_or(|value| !self.is_right(value)),
             Self::LinkAddress | Self::RouterAdvertisements => false,
             Self::AskPrograms { .. } | Self::AskNetwork { .. } => true,
         }
     }
 
-    /// The value that it has; `None` if the kernel has no such setting, as without IPv6.
+    /// The value in force; `None` if the kernel has no such setting, as without IPv6. Of the reverse-path
+    /// checks, the greater one of the device's and the common one is
+    /// (Documentation/networking/ip-sysctl.rst).
     pub(crate) fn read(self, device: &str) -> Option<u8> {
-        fs::read_to_string(self.path(device)).ok()?.trim().parse().ok()
+        let read = |device| fs::read_to_string(self.path(device)).ok()?.trim().parse().ok();
+        match self {
+            Self::ReversePath => read(device).max(read("all")),
+            _ => read(device),
+        }
     }
 
-    /// Gives it the value that it should have.
+    /// Gives it the value that it should have, unless the one in force is right.
     pub(crate) fn write(self, device: &str) -> io::Result<()> {
+        if self.read(device).is_some_and(|value| self.is_right(value)) {
+            return Ok(());
+        }
         fs::write(self.path(device), self.wanted().to_string())
     }
 
@@ -104,11 +124,6 @@ impl Setting {
     }
 }
 
-/// A value that cannot be read may be anything.
-fn is_strict(device: Option<u8>, all: Option<u8>) -> bool {
-    device.zip(all).is_none_or(|(device, all)| device.max(all) == 1)
-}
-
 impl fmt::Display for Setting {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())
@@ -120,11 +135,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_is_strict_and_the_greater_one_holds() {
-        let rows = [(0, 0, false), (0, 1, true), (1, 0, true), (1, 1, true), (1, 2, false)];
-        for (device, all, expected) in rows {
-            assert_eq!(is_strict(Some(device), Some(all)), expected, "{device} {all}");
-        }
-        assert!(is_strict(None, Some(0)));
+    fn only_a_strict_check_is_wrong() {
+        let rights = [0, 1, 2].map(|value| Setting::ReversePath.is_right(value));
+        assert_eq!(rights, [true, false, true]);
+        assert!(Setting::ReversePath.is_right(Setting::ReversePath.wanted()));
+        let rights = [0, 1, 2].map(|value| Setting::LinkAddress.is_right(value));
+        assert_eq!(rights, [false, true, false]);
     }
 }

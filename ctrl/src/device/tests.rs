@@ -24,7 +24,7 @@ const KERNEL: u8 = 2;
 
 #[test]
 fn a_new_device_gets_everything_in_order() {
-    let actual = Actual { up: false, mtu: 1500, settings: [Some(0), Some(1), Some(0)], ..bare() };
+    let actual = Actual { up: false, mtu: 1500, settings: [Some(0), Some(1), Some(1)], ..bare() };
     let expected = [
         "set addr_gen_mode to 1",
         "set accept_ra to 0",
@@ -42,6 +42,12 @@ fn a_new_device_gets_everything_in_order() {
 #[test]
 fn a_device_in_order_is_left_alone() {
     assert_eq!(texts(&right()), [""; 0]);
+}
+
+#[test]
+fn a_check_of_the_way_back_that_is_off_stays_off() {
+    let actual = Actual { settings: [Some(1), Some(0), Some(0)], ..right() };
+    assert_eq!(texts(&actual), [""; 0]);
 }
 
 #[test]

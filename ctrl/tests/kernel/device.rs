@@ -81,6 +81,7 @@ async fn time_to_order() -> Duration {
 fn the_device_looks_like_flannelds() {
     in_new_namespace("the_device_looks_like_flannelds", || async {
         build_host();
+        fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap();
         let report = apply(&desired()).await.unwrap();
         assert!(report.is_clean(), "{report:?}");
         assert!(is_in_order(), "{}{}", ip("addr show"), ip("-d route show"));
@@ -97,6 +98,12 @@ fn the_device_looks_like_flannelds() {
         let again = apply(&desired()).await.unwrap();
         assert!(again.is_clean(), "{again:?}");
         assert_eq!(ip("-d route show table all"), all);
+
+        for device in ["all", "flannel0"] {
+            fs::write(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter"), "0").unwrap();
+        }
+        apply(&desired()).await.unwrap();
+        assert_eq!(setting("ipv4/conf/flannel0/rp_filter"), "0", "nobody asks for a check");
     });
 }
 

@@ -17,6 +17,7 @@ use crate::paths::{
 fn every_object_is_made_as_flanneld_makes_it() {
     in_new_namespace("every_object_is_made_as_flanneld_makes_it", || async {
         build_host();
+        fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "1").unwrap();
         applied(&everything()).await;
         let expected = "\
 0a:00:00:00:00:02 dst 10.168.0.2 self permanent

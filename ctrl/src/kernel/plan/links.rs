@@ -66,8 +66,7 @@ impl Planner<'_> {
             steps.push(Action::SetLearning(name(), wanted.learning));
         }
         let is_wrong = |setting: &Setting| {
-            let has = device.setting(*setting);
-            has.is_some_and(|value| value != setting.wanted())
+            device.setting(*setting).is_some_and(|value| !setting.is_right(value))
         };
         steps.extend(wanted.settings().filter(is_wrong).map(|one| Action::Set(name(), one)));
         steps.extend(add_address(device, wanted));
