@@ -17,7 +17,7 @@ const PERIOD: Duration = Duration::from_millis(5);
 /// Publishes tables with growing epochs.
 pub(super) struct Publisher<S> {
     sink: S,
-    last: TableInput,
+    last: Arc<Table>,
     last_keys: PeerKeys,
     last_at: Option<Instant>,
     /// What making the last one took.
@@ -27,10 +27,10 @@ pub(super) struct Publisher<S> {
 
 impl<S: TableSink> Publisher<S> {
     /// `first` is what the workers have already.
-    pub(super) fn new(sink: S, first: &Table) -> Self {
+    pub(super) fn new(sink: S, first: &Arc<Table>) -> Self {
         Self {
             sink,
-            last: first.input().clone(),
+            last: Arc::clone(first),
             last_keys: PeerKeys::default(),
             last_at: None,
             cost: Duration::ZERO,
@@ -63,7 +63,7 @@ impl<S: TableSink> Publisher<S> {
 
     /// The epoch that a table built now gets.
     pub(super) fn next_epoch(&self) -> u64 {
-        self.last.epoch + 1
+        self.last.epoch() + 1
     }
 
     /// Says who has a key, unless it was said last.
@@ -76,21 +76,21 @@ impl<S: TableSink> Publisher<S> {
 
     /// Publishes the table unless it is the last one again, and returns its epoch. A table that cannot
     /// be built leaves the last one in force.
-    pub(super) fn publish(&mut self, input: TableInput) -> u64 {
+    pub(super) fn publish(&mut self, mut input: TableInput) -> u64 {
         self.due = false;
-        let repeated = TableInput { epoch: self.last.epoch, ..input.clone() };
-        if repeated == self.last {
-            return self.last.epoch;
+        let epoch = std::mem::replace(&mut input.epoch, self.last.epoch());
+        if input == *self.last.input() {
+            return self.last.epoch();
         }
-        match Table::new(input.clone()) {
+        match Table::new(TableInput { epoch, ..input }) {
             Ok(table) => {
-                self.sink.publish(Arc::new(table));
+                self.last = Arc::new(table);
+                self.sink.publish(Arc::clone(&self.last));
                 self.last_at = Some(Instant::now());
-                self.last = input;
             }
             Err(error) => error!(%error, "the table was not built; the last one stays in force"),
         }
-        self.last.epoch
+        self.last.epoch()
     }
 }
 
@@ -122,7 +122,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn tables_grow_and_keep_their_distance() {
         let seen = Rc::new(RefCell::new(Vec::new()));
-        let first = Table::new(input(1, false)).unwrap();
+        let first = Arc::new(Table::new(input(1, false)).unwrap());
         let mut publisher = Publisher::new(Epochs(Rc::clone(&seen)), &first);
         assert_eq!(publisher.deadline(), None);
         publisher.mark();

@@ -1,6 +1,7 @@
 //! What is known to be stored, also while the store is doubtful.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::lease::{Leaf, Lease, Rejection};
@@ -16,8 +17,8 @@ const ABSENT_MAX: Duration = Duration::from_secs(ABSENT_SECONDS_MAX);
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     record: Record,
-    /// What the value says. Read once, because all leases are sorted again at every change.
-    pub(super) lease: Result<Lease, Rejection>,
+    /// What the value says. Read once and shared, because all leases are sorted again at every change.
+    pub(super) lease: Result<Arc<Lease>, Rejection>,
     /// Grows with every lease first seen: who was there before whom.
     pub(super) order: u64,
     /// When it was first seen.
@@ -107,12 +108,12 @@ impl Book {
             entry.absent_since = None;
             let same = entry.record.value == record.value;
             if !same {
-                entry.lease = Lease::read(&record.name, &record.value);
+                entry.lease = Lease::read(&record.name, &record.value).map(Arc::new);
             }
             entry.record = record;
             return !same;
         }
-        let lease = Lease::read(&record.name, &record.value);
+        let lease = Lease::read(&record.name, &record.value).map(Arc::new);
         let order = self.next_order;
         self.next_order += 1;
         let name = record.name.clone();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -24,7 +25,7 @@ pub struct Accepted {
     /// Its subnets, without families that are off here.
     pub leaf: Leaf,
     /// What it says.
-    pub lease: Lease,
+    pub lease: Arc<Lease>,
     /// How it is reached.
     pub reach: Reach,
     /// Besides, if the engine reaches it: what the kernel has to know for the other paths.
@@ -128,7 +129,7 @@ struct Candidate<'a> {
     name: &'a str,
     since: Instant,
     leaf: Leaf,
-    lease: Lease,
+    lease: Arc<Lease>,
     far: Far,
     /// See [`Accepted`].
     beside: Vec<Hop>,
@@ -167,12 +168,13 @@ impl Viewer {
     /// Sorts the leases. Slots of peers that are gone are freed.
     pub fn view(&self, book: &Book, slots: &mut Slots) -> View {
         let mut view = View::default();
-        let mut candidates = Vec::new();
+        let leases = book.by_age();
+        let mut candidates = Vec::with_capacity(leases.len());
         let mut taken = Taken::default();
         let own = self.own_macs.iter().map(|mac| (*mac, "this host".to_owned()));
         taken.macs.extend(own);
         taken.keys.extend(self.own_key.map(|key| (key, "this host".to_owned())));
-        for (name, entry) in book.by_age() {
+        for (name, entry) in leases {
             let rejected = |reason| Rejected { name: name.to_owned(), reason };
             let lease = match entry.lease.clone() {
                 Ok(lease) if self.is_own(&lease) => continue,
@@ -202,6 +204,7 @@ impl Viewer {
         slots.forget_keys(|name| book.knows(name));
         let keys: HashSet<_> = candidates.iter().map(Candidate::key).collect();
         slots.keep_only(&keys);
+        view.accepted.reserve_exact(candidates.len());
         for candidate in candidates {
             let name = candidate.name;
             match self.accept(candidate, slots) {

@@ -41,7 +41,7 @@ impl<S: TableSink> EngineWay<S> {
     /// The device was `desired` and reported; workers have the first table.
     pub(in crate::controller) fn new(
         sink: S,
-        first: &Table,
+        first: &Arc<Table>,
         desired: DesiredDevice,
         report: Report,
     ) -> Self {
