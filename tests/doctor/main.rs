@@ -5,9 +5,11 @@
 
 #[path = "../shared/accounting.rs"]
 mod accounting;
+mod broken;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the daemon")]
 mod host;
+mod said;
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -34,6 +36,10 @@ impl Examined {
     fn names(&self) -> Vec<&str> {
         let all = self.findings.iter().map(|one| one["check"].as_str().unwrap());
         all.filter(|check| !OF_THE_MACHINE.contains(check)).collect()
+    }
+
+    fn has(&self, check: &str) -> bool {
+        self.findings.iter().any(|one| one["check"] == check)
     }
 
     /// Expects a finding whose cause has this word, and which says what to do.
