@@ -6,8 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use tokio::runtime;
+use weft_ctrl::controller::DEVICE_NAME;
 use weft_ctrl::controller::preview::{Preview, Step, preview};
 
+use crate::admin::client::{ask, decode};
+use crate::admin::{Question, Status};
+use crate::daemon::owner;
 use crate::options::Options;
 
 /// There is something to change; nothing is 0, and 1 that it cannot be said.
@@ -34,7 +38,21 @@ fn foretell(options: &Options) -> Result<Preview> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    Ok(runtime.block_on(preview(options.control.clone()))?)
+    let mut preview = runtime.block_on(preview(options.control.clone()))?;
+    if preview.backend == "udp" {
+        preview.obstacles.extend(taken_device(options));
+    }
+    Ok(preview)
+}
+
+/// Whoever has the device has the port as well: flanneld, or another weft. One that these options are
+/// for is no obstacle.
+fn taken_device(options: &Options) -> Option<String> {
+    let owner = owner::of_device(DEVICE_NAME)?;
+    let answer = ask(&options.admin_socket, Question::Status).ok();
+    let own = answer.and_then(|answer| decode::<Status>(&answer).ok());
+    let is_own = own.is_some_and(|own| owner.ends_with(&format!("(process {})", own.pid)));
+    (!is_own).then(|| format!("{DEVICE_NAME} belongs to {owner}. Stop it before weft is started"))
 }
 
 fn json_of(preview: &Preview) -> String {

@@ -7,7 +7,7 @@ use std::path::Path;
 /// Names the process that has the TUN device `name` open, found by the line that the TUN driver
 /// puts into `/proc/PID/fdinfo/FD`. The same name exists in other network namespaces too, so only
 /// processes of ours are looked at.
-pub(super) fn of_device(name: &str) -> Option<String> {
+pub(crate) fn of_device(name: &str) -> Option<String> {
     of_device_below(Path::new("/proc"), name)
 }
 

@@ -169,7 +169,8 @@ fn before(machine: &Machine) {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.starts_with("udp over u1, MTU 1472, subnet 10.244.1.0-24\n"), "{said}");
-    assert!(said.contains("kernel: flannel0: set rp_filter to 2\n"), "{said}");
+    assert!(said.contains("\n! flannel0 belongs to flanneld (process "), "{said}");
+    assert!(said.contains("\nkernel: flannel0: set accept_ra to 0\n"), "{said}");
     assert_eq!(machine.property("ActiveState"), "inactive");
 }
 
@@ -190,6 +191,10 @@ fn after(machine: &Machine, leases: &Leases) {
     let reasons = drops["inbound"].as_array().unwrap().iter().map(|drop| drop["reason"].as_str());
     assert!(reasons.flatten().all(|reason| reason == "unknown_sender"), "{drops:#}");
     let all = leases.all();
+    let again = machine.try_run(&format!("weft plan {OPTIONS}"));
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert_eq!(again.status.code(), Some(0), "{said}");
+    assert!(!said.contains("\n!"), "the daemon is not in its own way: {said}");
     assert_eq!(all[0].1["PublicIP"], "10.168.0.2");
     assert!(all[0].1["Weft"].is_object(), "{all:?}");
     assert!(all[1].1["Weft"].is_null(), "the other host is flannel's: {all:?}");
