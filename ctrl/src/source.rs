@@ -242,6 +242,15 @@ impl SourceError {
     }
 }
 
+/// The deepest cause. The texts that client libraries put around it are long and say little.
+fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(cause) = deepest.source() {
+        deepest = cause;
+    }
+    deepest.to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Endpoint, EtcdOptions, TlsFiles};
+use crate::source::deepest;
 
 /// gRPC status codes that say that the question was wrong, not the server. Their numbers are those of
 /// the gRPC specification, because the client library does not export its type for them.
@@ -290,22 +291,14 @@ pub(super) fn refused(error: &Error) -> EtcdError {
     EtcdError::Refused { message: short(error) }
 }
 
-/// What the server said, or the deepest cause of a transport error; the library's own text around them
-/// is long and says little.
+/// What the server said, or the deepest cause of a transport error.
 pub(super) fn short(error: &Error) -> String {
-    if let Error::GRpcStatus(status) = error
-        && std::error::Error::source(status).is_none()
-    {
-        return status.message().trim_start_matches("etcdserver: ").to_owned();
+    match error {
+        Error::GRpcStatus(status) if std::error::Error::source(status).is_none() => {
+            status.message().trim_start_matches("etcdserver: ").to_owned()
+        }
+        Error::GRpcStatus(status) => deepest(status),
+        Error::TransportError(transport) => deepest(transport),
+        error => deepest(error),
     }
-    let mut deepest: &dyn std::error::Error = error;
-    if let Error::GRpcStatus(status) = error {
-        deepest = status;
-    } else if let Error::TransportError(transport) = error {
-        deepest = transport;
-    }
-    while let Some(cause) = deepest.source() {
-        deepest = cause;
-    }
-    deepest.to_string()
 }

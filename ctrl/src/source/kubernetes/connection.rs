@@ -23,6 +23,7 @@ use tracing::debug;
 use super::diagnosis;
 use super::memory::Memory;
 use super::{KubernetesError, Patience};
+use crate::source::deepest;
 
 /// How the server is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -353,15 +354,6 @@ impl Attempt {
             _ => Self::Final(Failure::Other(KubernetesError::Refused { what, message })),
         }
     }
-}
-
-/// The deepest cause; the library's own text around it is long and says little.
-pub(super) fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut deepest = error;
-    while let Some(cause) = deepest.source() {
-        deepest = cause;
-    }
-    deepest.to_string()
 }
 
 /// How long to wait for an answer that is not needed at once.

@@ -18,13 +18,13 @@ use kube::core::Status;
 use tokio::time::{Instant, interval, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::connection::{Connected, Failure, deepest, within};
+use super::connection::{Connected, Failure, within};
 use super::node::{Metadata, Node};
 use super::nodes::{Nodes, Seen};
 use super::{Kubernetes, KubernetesError};
 use crate::source::back_off::BackOff;
 use crate::source::watch::Reporter;
-use crate::source::{Change, SourceError, Update};
+use crate::source::{Change, SourceError, Update, deepest};
 
 /// Changes that arrive together are told together, up to so many.
 const CHANGES_MAX: usize = 256;
