@@ -21,7 +21,6 @@ mod outages;
 #[path = "../shared/pings.rs"]
 mod pings;
 #[path = "../etcd/stream.rs"]
-#[expect(dead_code, reason = "shared with the tests of etcd")]
 mod stream;
 mod types;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::host::Daemon;
 use super::pings::Pings;
+use super::stream::Stream;
 use super::{CONFIG, World, certificates, follows, is_ready, peers, problems, spawn, start};
 
 fn is_lost(daemon: &Daemon<'_>) -> bool {
@@ -91,6 +92,22 @@ fn a_start_without_the_api_server_forwards_and_is_not_ready() {
     right.wait_until("confirmed", is_ready);
 }
 
+/// Somebody deletes a node by mistake; its kubelet makes it again, and the cluster gives it its subnet.
+#[test]
+fn a_connection_outlives_a_node_that_was_made_again() {
+    let Some(world) = World::new(CONFIG) else { return };
+    let (mut left, mut right) = world.start();
+    let stream = Stream::between(&world.left, &world.right);
+    world.server.delete_node("right");
+    left.wait_until("gone at once", |daemon| peers(daemon) == 0);
+    world.server.add_node("right", &["10.244.2.0/24"]);
+    left.wait_until("joined again", |daemon| peers(daemon) == 1);
+    stream.check("the return of its node");
+    right.wait_until("well again", |daemon| is_ready(daemon) && follows(daemon));
+    right.wait_until("scheduled again", |_| world.condition("right").is_some());
+    stream.end();
+}
+
 #[test]
 fn a_node_that_was_made_again_with_another_subnet() {
     let Some(world) = World::new(CONFIG) else { return };
@@ -114,4 +131,7 @@ fn a_node_that_was_made_again_with_another_subnet() {
     });
     let file = fs::read_to_string(world.right.subnet_file()).unwrap();
     assert!(file.contains("FLANNEL_SUBNET=10.244.9.1/24"), "{file}");
+    let pod = [10, 244, 9, 1].into();
+    world.right.run(&["ip", "address", "add", "10.244.9.1/24", "dev", "c1"]);
+    Stream::from_to((&world.left, world.left.pod()), (&world.right, pod)).end();
 }
