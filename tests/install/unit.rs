@@ -48,7 +48,7 @@ fn the_package_lives_on_a_machine_with_systemd() {
     machine.run("systemctl restart weft");
     a_killed_daemon_comes_back(&machine);
     a_stop_leaves_lease_and_subnet_file(&machine, &leases);
-    machine.run("systemctl start weft");
+    a_taken_port_is_waited_for(&machine);
     an_upgrade_restarts_the_daemon(&machine, &newer(&packed));
     a_removal_leaves_the_identity_alone(&machine);
     drop(right);
@@ -188,6 +188,26 @@ fn a_stop_leaves_lease_and_subnet_file(machine: &Machine, leases: &Leases) {
     assert_eq!(leases.all(), all);
     assert!(machine.path("/run/flannel/subnet.env").exists());
     assert!(machine.path("/run/weft").exists(), "what is known of others is kept");
+}
+
+/// A start that fails is tried again until it succeeds.
+fn a_taken_port_is_waited_for(machine: &Machine) {
+    let bind = "import socket, time; s = socket.socket(type=socket.SOCK_DGRAM); \
+                s.bind((\"10.168.0.2\", 8285)); time.sleep(600)";
+    machine.run(&format!("systemd-run --quiet --unit=holder python3 -c '{bind}'"));
+    let table = "grep -i :205D /proc/net/udp";
+    machine.wait_for("a port that is taken", |machine| {
+        machine.try_run(table).status.success().then_some(())
+    });
+    assert!(!machine.try_run("systemctl start weft").status.success());
+    let log = machine.log();
+    let last = log.lines().rfind(|line| line.contains("ERROR")).unwrap_or_default();
+    assert!(last.contains("The UDP address 10.168.0.2:8285 is in use"), "{last}");
+    machine.run("systemctl stop holder");
+    machine.wait_for("a daemon that has the port", |machine| {
+        (machine.property("ActiveState") == "active").then_some(())
+    });
+    joined(machine);
 }
 
 fn an_upgrade_restarts_the_daemon(machine: &Machine, package: &Path) {
