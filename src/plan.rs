@@ -38,7 +38,10 @@ fn foretell(options: &Options) -> Result<Preview> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    let mut preview = runtime.block_on(preview(options.control.clone()))?;
+    let outcome = runtime.block_on(preview(options.control.clone()));
+    // What still runs, such as a plugin that gives no token, is not waited for.
+    runtime.shutdown_background();
+    let mut preview = outcome?;
     if preview.backend == "udp" {
         preview.obstacles.extend(taken_device(options));
     }
