@@ -32,6 +32,8 @@ pub(crate) struct PeerState {
     pub outer: SocketAddr,
     /// The same in kernel form.
     pub name: SockAddr,
+    /// Where its lease says that it is.
+    announced: SocketAddr,
     /// Whether it takes datagrams from a source port of this worker's own.
     pub source_ports: bool,
     /// Whether the kernel may cut trains to this peer.
@@ -53,6 +55,7 @@ impl PeerState {
             generation: peer.generation,
             outer: peer.outer,
             name: SockAddr::from(peer.outer),
+            announced: peer.outer,
             source_ports: peer.source_ports,
             segmentation: Segmentation::default(),
             open: None,
@@ -109,11 +112,13 @@ impl PeerState {
     }
 
     /// The number of the socket to send from, where `locals` are the addresses of all sockets, with
-    /// those of the worker's own source port last. The peer keeps together what comes from one port.
+    /// those of the worker's own source port last. The peer keeps together what comes from one port. Where
+    /// it is heard elsewhere than its lease says, addresses are translated on the way, by somebody who
+    /// lets in only what comes from the port that the peer itself sends to.
     #[inline]
     pub(crate) fn socket(&self, locals: &[IpAddr]) -> Option<usize> {
         let same_family = |local: &IpAddr| local.is_ipv4() == self.outer.is_ipv4();
-        if self.source_ports {
+        if self.source_ports && self.outer == self.announced {
             locals.iter().rposition(same_family)
         } else {
             locals.iter().position(same_family)
@@ -156,7 +161,7 @@ impl Peers {
             {
                 std::mem::swap(new, old);
                 new.limit_path_mtu(old.path_mtu_max);
-                new.source_ports = old.source_ports;
+                (new.announced, new.source_ports) = (old.announced, old.source_ports);
             }
         }
     }
@@ -197,6 +202,25 @@ mod tests {
             ..TableInput::default()
         };
         Peers::new(&Table::new(input).unwrap(), 1472)
+    }
+
+    #[test]
+    fn a_peer_that_is_elsewhere_hears_one_port_only() {
+        let mut peers = peers(1472);
+        let state = peers.state(0).unwrap();
+        let locals = ["192.0.2.9", "2001:db8::9", "192.0.2.9"].map(|one| one.parse().unwrap());
+        let lease = state.outer;
+        for (source_ports, outer, socket) in [
+            (false, lease, 0),
+            (true, lease, 2),
+            (true, ([192, 0, 2, 1], 31000).into(), 0),
+            (true, "[2001:db8::1]:8285".parse().unwrap(), 1),
+            (true, lease, 2),
+        ] {
+            state.source_ports = source_ports;
+            state.move_to(outer);
+            assert_eq!(state.socket(&locals), Some(socket), "{source_ports} {outer}");
+        }
     }
 
     /// The path MTU after the peer's device changed its own, with what was learned before.

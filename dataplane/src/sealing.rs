@@ -53,16 +53,16 @@ pub struct Outgoing<A> {
     pub session: Arc<Session<A>>,
     /// Where the peer was last heard.
     pub to: SocketAddr,
-    /// How many ports, from that one on, it sends from: its workers have one each, and only the first
-    /// receives.
+    /// How many ports it sends from: its workers have one each, and only the first receives.
     pub ports: u16,
 }
 
 impl<A> Outgoing<A> {
+    /// Any port of the address is where a peer with several workers is: between it and here the ports may
+    /// be translated, and packets to those of its other workers are lost. If it is behind another port
+    /// than before, its next handshake tells, which comes from the one that receives.
     fn is_at(&self, from: SocketAddr) -> bool {
-        let first = self.to.port();
-        let ports = first..=first.saturating_add(self.ports.saturating_sub(1));
-        from.ip() == self.to.ip() && ports.contains(&from.port())
+        from.ip() == self.to.ip() && (self.ports > 1 || from.port() == self.to.port())
     }
 }
 

@@ -449,3 +449,39 @@ fn two_workers_seal_both_families() {
     }
     cluster.finish();
 }
+
+/// What a router between host one and the others does: it gives every port another number, and lets in
+/// only what answers.
+const TRANSLATION: &str = "table ip translation {
+    chain arrivals {
+        type filter hook prerouting priority raw;
+        iifname \"u1\" udp dport 8285-8286 drop
+    }
+    chain departures {
+        type nat hook postrouting priority srcnat;
+        oifname \"u1\" udp sport 8285 snat to :31000
+        oifname \"u1\" udp sport 8286 snat to :32000
+    }
+}";
+
+/// Its workers are behind ports that nobody has told, of which one receives.
+#[test]
+fn two_workers_seal_through_a_translation_of_ports() {
+    let options = LabOptions { pod_mtu: 1420, ..LabOptions::default() };
+    let Some(mut cluster) = Cluster::bare(options) else { return };
+    cluster.lab.host(Side::One).run(&["nft", TRANSLATION]).unwrap();
+    let sealed = r#""Type":"udp","SourcePorts":2,"Encryption":"wireguard""#;
+    let config = crate::cluster::config(false).replace(r#""Type":"udp""#, sealed);
+    for side in [Side::Two, Side::One] {
+        cluster.start_weft_with(side, &config, &["--workers", "2"]);
+    }
+    cluster.wait_for_traffic();
+    for side in Side::BOTH {
+        cluster.pods_from(side).tcp(8, 32 << 20);
+        let flows = Flows { flows: 8, count: 100, sizes: &[64, 1000], ..Flows::default() };
+        cluster.pods_from(side).datagrams(flows).assert_intact();
+    }
+    let endpoint = peer(&cluster, Side::Two)["sealing"]["endpoint"].take();
+    assert_eq!(endpoint, format!("{}:31000", Side::One.underlay_address()));
+    cluster.finish();
+}

@@ -230,15 +230,18 @@ fn a_thread_that_dies_says_so() {
 }
 
 #[test]
-fn the_ports_of_a_peers_workers_are_one_place() {
+fn all_ports_of_a_peer_with_several_workers_are_one_place() {
     let [one, two] = [1, 2].map(|private| side(private, Memory::default()));
     let name = PeerName { slot: 0, generation: 1 };
     one.handshakes.set_peers(vec![SealedPeer { ports: 2, ..two.peer(0, 1) }]);
     two.handshakes.set_peers(vec![one.peer(0, 1)]);
     wait_for_sessions([&one, &two], [name; 2]);
-    let to = two.socket.local_addr().unwrap();
-    for (port, expected) in [(0, true), (1, true), (2, false), (u16::MAX, false)] {
-        let from = SocketAddr::new(to.ip(), to.port().wrapping_add(port));
-        assert_eq!(one.sealing.is_place_of(0, from), expected, "{port}");
+    for (side, other, has_several) in [(&one, &two, true), (&two, &one, false)] {
+        let to = other.socket.local_addr().unwrap();
+        for port in [0, 1, 500] {
+            let from = SocketAddr::new(to.ip(), to.port().wrapping_add(port));
+            assert_eq!(side.sealing.is_place_of(0, from), has_several || port == 0, "{port}");
+        }
+        assert!(!side.sealing.is_place_of(0, ([127, 0, 0, 9], to.port()).into()));
     }
 }
