@@ -53,7 +53,7 @@ pub(crate) fn relayed_address(side: Side) -> Ipv4Addr {
     Ipv4Addr::new(10, 168, 0, 100 + side.number())
 }
 
-struct Relay {
+pub(crate) struct Relay {
     ending: Arc<AtomicBool>,
     directions: Vec<(JoinHandle<()>, Arc<Counts>)>,
 }
@@ -61,7 +61,7 @@ struct Relay {
 impl Relay {
     /// Two sockets, one beside each host. What one receives, the other sends to the host that it is
     /// beside, so that either host sees the other at [`relayed_address`].
-    fn start(cluster: &Cluster, port: u16) -> Self {
+    pub(crate) fn start(cluster: &Cluster, port: u16) -> Self {
         let ending = Arc::new(AtomicBool::new(false));
         let sockets = Side::BOTH.map(|side| {
             let address = relayed_address(side);
@@ -87,7 +87,7 @@ impl Relay {
     }
 
     /// Ends it, after it has done in both directions what it is for.
-    fn finish(self) {
+    pub(crate) fn finish(self) {
         self.ending.store(true, Ordering::Relaxed);
         for (thread, counts) in self.directions {
             thread.join().unwrap();
