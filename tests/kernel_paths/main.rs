@@ -15,7 +15,9 @@ mod golden;
 #[expect(dead_code, reason = "shared with the tests of the daemon")]
 mod host;
 mod killed;
+mod load;
 mod masquerade;
+mod offered;
 mod on_demand;
 mod paths;
 mod plan;
