@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{Affinity, ConfigMap, Namespace, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -116,6 +116,25 @@ fn the_daemon_takes_the_options_of_the_unit_and_of_the_documents() {
         }
     }
     assert_eq!(count, 6);
+}
+
+/// The patch that the guide has for flannel's own DaemonSet, and the nodes of the canary.
+#[test]
+fn the_guide_keeps_flannel_from_the_nodes_that_get_weft() {
+    let guide = repository().join("docs/migrate-from-flannel.md");
+    let text = fs::read_to_string(guide).unwrap();
+    let (_, rest) = text.split_once("--patch '").unwrap();
+    let patch: Value = serde_json::from_str(rest.split_once('\'').unwrap().0).unwrap();
+    let affinity = &patch["spec"]["template"]["spec"]["affinity"];
+    let typed: Affinity = serde_json::from_value(affinity.clone()).unwrap();
+    assert_eq!(&serde_json::to_value(&typed).unwrap(), affinity);
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let terms = &affinity["nodeAffinity"][required]["nodeSelectorTerms"];
+    let ours = &object("DaemonSet")["spec"]["template"]["spec"]["affinity"]["nodeAffinity"];
+    let linux = &ours[required]["nodeSelectorTerms"][0]["matchExpressions"][0];
+    let weft = json!({"key": "weft", "operator": "DoesNotExist"});
+    assert_eq!(terms, &json!([{"matchExpressions": [linux, weft]}]));
+    assert!(text.contains("kubectl label node NODE weft=yes"));
 }
 
 #[test]
