@@ -541,13 +541,15 @@ fn assert_board_exists(metrics: &HashMap<&str, f64>) {
     let is_part = |letter: char| letter == '_' || letter.is_ascii_alphanumeric();
     for name in board.split(|letter| !is_part(letter)).filter(|word| word.starts_with("weft_")) {
         let exists = metrics.keys().any(|series| series.split('{').next() == Some(name));
-        // They need a peer behind a smaller path, a store in which leases run out, and a bad lease.
+        // They need a peer behind a smaller path, a store in which leases run out, a bad lease, and
+        // traffic that is sealed.
         let is_conditional = [
             "weft_peer_path_mtu_bytes",
             "weft_lease_remaining_seconds",
             "weft_lease_rejections_total",
         ]
-        .contains(&name);
+        .contains(&name)
+            || name.starts_with("weft_sealing_");
         assert!(exists || is_conditional, "{name}: {metrics:#?}");
     }
 }

@@ -50,7 +50,11 @@ fn scrape(counted: weft_forward::counters::Snapshot) -> Scrape {
         kernel: vec![("flannel0_tx_dropped", 6)],
         moving: Some(Moving {
             info,
-            sealing: None,
+            sealing: Some(crate::daemon::sealing::Standing {
+                mode: weft_dataplane::sealing::Mode::Offer,
+                plain_peers: 4,
+                report: Arc::default(),
+            }),
             counted,
             workers: vec![counted, Counters::default().snapshot()],
         }),
