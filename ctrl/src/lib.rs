@@ -18,6 +18,7 @@
 //! - [`status`]: what is known, for people.
 //! - [`controller`]: the order of it all.
 
+mod bucket;
 mod json;
 mod saved;
 

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::View;
+use crate::bucket::Bucket;
 use crate::kernel::MacAddress;
 use crate::kernel::misses::{Miss, Usage};
 use crate::lease::Leaf;
@@ -56,8 +57,7 @@ pub struct Demand {
     /// When each was last asked for.
     asked: BTreeMap<IpAddr, Instant>,
     counts: Counts,
-    credit: u32,
-    credited_at: Instant,
+    rate: Bucket,
 }
 
 impl Demand {
@@ -70,8 +70,7 @@ impl Demand {
             by_mac: HashMap::new(),
             asked: BTreeMap::new(),
             counts: Counts::default(),
-            credit: BURST,
-            credited_at: now,
+            rate: Bucket::new(PER_SECOND, BURST, now),
         }
     }
 
@@ -129,7 +128,7 @@ impl Demand {
             *asked_at = now;
             return false;
         }
-        if !self.spend(now) {
+        if !self.rate.take(now) {
             self.counts.refused += 1;
             return false;
         }
@@ -173,18 +172,6 @@ impl Demand {
     /// The first address of the peer's subnet; the address itself where there is no peer any more.
     fn first_of(&self, address: IpAddr) -> IpAddr {
         self.peer_of(address).map_or(address, |peer| peer.subnet.network())
-    }
-
-    fn spend(&mut self, now: Instant) -> bool {
-        let earned = now.saturating_duration_since(self.credited_at) * PER_SECOND;
-        let earned = u32::try_from(earned.as_secs()).unwrap_or(BURST);
-        if earned > 0 {
-            self.credit = self.credit.saturating_add(earned).min(BURST);
-            self.credited_at = now;
-        }
-        let has_credit = self.credit > 0;
-        self.credit = self.credit.saturating_sub(1);
-        has_credit
     }
 
     fn evict(&mut self) {

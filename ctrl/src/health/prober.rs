@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::message::{Heard, Key, Kind, LENGTH, Message};
 use super::path::{Assessment, Pace, PathHealth};
+use crate::bucket::Bucket;
 use crate::config::PathKind;
 use crate::identity::Identity;
 
@@ -19,7 +20,8 @@ pub const PROBES_PER_SECOND: u32 = 1000;
 const REPLIES_PER_SECOND: u32 = 2 * PROBES_PER_SECOND;
 
 /// How often [`Prober::handle_time`] wants to be called.
-pub const TICK: Duration = Duration::from_millis(50);
+pub const TICK: Duration = Duration::from_millis(1000 / TICKS_PER_SECOND as u64);
+const TICKS_PER_SECOND: u32 = 20;
 
 /// Part of the budget that is planned, so that jitter and repetitions have room.
 const PLANNED_PER_SECOND: u32 = 950;
@@ -68,33 +70,6 @@ struct Peer {
     paths: BTreeMap<PathKind, PathHealth>,
 }
 
-/// At most so many in a second, and in a [`TICK`] at once.
-#[derive(Debug)]
-struct Budget {
-    per_second: u32,
-    left: f64,
-    at: Instant,
-}
-
-impl Budget {
-    fn new(per_second: u32, now: Instant) -> Self {
-        Self { per_second, left: 0.0, at: now }
-    }
-
-    fn refill(&mut self, now: Instant) {
-        let gained = now.saturating_duration_since(self.at).as_secs_f64();
-        let most = f64::from(self.per_second) * TICK.as_secs_f64();
-        self.left = (self.left + gained * f64::from(self.per_second)).min(most);
-        self.at = now;
-    }
-
-    fn take(&mut self) -> bool {
-        let is_there = self.left >= 1.0;
-        self.left -= f64::from(u8::from(is_there));
-        is_there
-    }
-}
-
 /// All peers that are probed.
 #[derive(Debug)]
 pub struct Prober {
@@ -106,8 +81,8 @@ pub struct Prober {
     engine_works: bool,
     peers: BTreeMap<IpNet, Peer>,
     by_address: HashMap<IpAddr, IpNet>,
-    requests: Budget,
-    replies: Budget,
+    requests: Bucket,
+    replies: Bucket,
     /// Something that choices depend on is another one.
     news: bool,
 }
@@ -123,8 +98,8 @@ impl Prober {
             engine_works: true,
             peers: BTreeMap::new(),
             by_address: HashMap::new(),
-            requests: Budget::new(PROBES_PER_SECOND, now),
-            replies: Budget::new(REPLIES_PER_SECOND, now),
+            requests: budget(PROBES_PER_SECOND, now),
+            replies: budget(REPLIES_PER_SECOND, now),
             news: false,
         }
     }
@@ -230,10 +205,9 @@ impl Prober {
             }
         }
         due.sort_unstable();
-        self.requests.refill(now);
         let mut datagrams = Vec::new();
         for (_, subnet, path) in due {
-            if !self.requests.take() {
+            if !self.requests.take(now) {
                 break;
             }
             let factor = 1.0 + JITTER * (2.0 * part(random()) - 1.0);
@@ -296,8 +270,7 @@ impl Prober {
             health.handle_answer(now, message.nonce);
             return None;
         }
-        self.replies.refill(now);
-        if !self.replies.take() {
+        if !self.replies.take(now) {
             return None;
         }
         let sequence = health.handle_sent(now);
@@ -326,6 +299,11 @@ impl Peer {
         let heard = |path| self.paths.get(&path).map_or(0, PathHealth::heard);
         Heard { session: self.session, sequences: PathKind::ALL.map(heard) }
     }
+}
+
+/// At most so many in a second, and in a [`TICK`] at once.
+fn budget(per_second: u32, now: Instant) -> Bucket {
+    Bucket::new(per_second, per_second / TICKS_PER_SECOND, now)
 }
 
 /// Grows in proportion to the number of paths, where the budget is used up.

@@ -91,14 +91,7 @@ impl Netlink {
 
     /// The main tables of both families, IPv4 first.
     pub(crate) async fn routes(&self) -> Result<Vec<Route>, ReadError> {
-        let mut routes = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut question = RouteMessage::default();
-            question.header.address_family = family;
-            let answers = self.handle.route().get(question).execute();
-            routes.extend(parsed(answers, |message| route(&message)).await?);
-        }
-        Ok(routes)
+        self.all_routes(route).await
     }
 
     /// Single addresses that the table `local` takes for this host's own, each with its device.
@@ -106,12 +99,20 @@ impl Netlink {
     /// # Errors
     /// The kernel does not answer.
     pub async fn local_addresses(&self) -> Result<Vec<(IpAddr, u32)>, ReadError> {
+        self.all_routes(local_address).await
+    }
+
+    /// What `read` finds in the tables of both families, IPv4 first.
+    async fn all_routes<T>(
+        &self,
+        read: impl Fn(&RouteMessage) -> Option<T>,
+    ) -> Result<Vec<T>, ReadError> {
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut question = RouteMessage::default();
             question.header.address_family = family;
             let answers = self.handle.route().get(question).execute();
-            found.extend(parsed(answers, |message| local_address(&message)).await?);
+            found.extend(parsed(answers, |message| read(&message)).await?);
         }
         Ok(found)
     }
