@@ -17,6 +17,9 @@ const INTERVAL: usize = 10;
 /// Each takes longer than some of these intervals.
 const SURE: usize = 5;
 
+/// Each takes at most a second.
+const TRIES: usize = 30;
+
 const OPTIONS: &str = "--lease-dir=/etc/weft/leases --iface=u1";
 
 #[test]
@@ -60,7 +63,8 @@ fn weft_takes_flannelds_place_and_gives_it_back() {
     println!("pods missed each other for {} ms with udp, on the way back", pings.gap(&pair));
     machine.run("weft uninstall");
     assert_eq!(machine.text("ip route show proto 82; nft list ruleset | grep -i flannel"), "");
-    assert!(answers(&pair).is_some(), "an uninstall has nothing of flanneld's");
+    // An uninstall has nothing of flanneld's.
+    be_answered(&pair);
 }
 
 const SUBNET_FILE: &str = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n\
@@ -117,6 +121,13 @@ fn answers(pair: &Pair) -> Option<()> {
     pair.right.command(&words).output().unwrap().status.success().then_some(())
 }
 
+/// On a busy machine one of them may come too late.
+fn be_answered(pair: &Pair) {
+    for _ in 0..SURE {
+        assert!((0..TRIES).any(|_| answers(pair).is_some()));
+    }
+}
+
 /// Echo requests from the other host's pod all the time.
 struct Pings(Child);
 
@@ -126,17 +137,13 @@ impl Pings {
         let seconds = format!("0.{INTERVAL:03}");
         let words = ["ping", "-n", "-i", &seconds, "-I", "10.244.2.1", "10.244.1.1"];
         let pings = Self(pair.right.command(&words).stdout(Stdio::piped()).spawn().unwrap());
-        for _ in 0..SURE {
-            assert!(answers(pair).is_some());
-        }
+        be_answered(pair);
         pings
     }
 
     /// Milliseconds of the longest time without an answer.
     fn gap(self, pair: &Pair) -> usize {
-        for _ in 0..SURE {
-            assert!(answers(pair).is_some());
-        }
+        be_answered(pair);
         let pid = self.0.id().to_string();
         Command::new("kill").args(["-s", "INT", &pid]).status().unwrap();
         let output = self.0.wait_with_output().unwrap();
