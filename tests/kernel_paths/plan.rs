@@ -1,6 +1,8 @@
 //! `weft plan` against what a start then really does, and `weft uninstall` against what is left.
 
 use std::process::Output;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -11,6 +13,9 @@ use crate::world::{Families, World, entries, link, mac, pods, routes};
 const WEFT: &str = env!("CARGO_BIN_EXE_weft");
 
 const NEAR_MAC: &str = "5a:5a:7b:f6:cb:01";
+
+/// Longest wait for what happens by itself.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The exit code of a plan that changes something.
 const CHANGES: i32 = 3;
@@ -42,6 +47,17 @@ fn everything(host: &Host) -> String {
     commands.iter().map(|words| host.run(words)).collect()
 }
 
+/// The same, once the addresses of links are no longer tentative, which lasts a second or two after a
+/// device was set up and shows.
+fn everything_settled(host: &Host) -> String {
+    let end = Instant::now() + PATIENCE;
+    while !host.run(&["ip", "-6", "address", "show", "tentative"]).is_empty() {
+        assert!(Instant::now() < end, "addresses stay tentative");
+        sleep(Duration::from_millis(20));
+    }
+    everything(host)
+}
+
 /// An earlier flanneld's state: a peer, and one that is gone.
 fn imitate_flanneld(world: &World, far_mac: &str) {
     set_up_device(&world.left, "flannel.1", NEAR_MAC, "10.168.0.2", "10.244.1.0/32");
@@ -55,7 +71,7 @@ fn a_plan_says_what_a_start_does_and_changes_nothing() {
     let right = world.right.start(&["--iface=u2"]);
     let far_mac = mac(&world.right, "flannel.1");
     imitate_flanneld(&world, &far_mac);
-    let before = everything(&world.left);
+    let before = everything_settled(&world.left);
     let leases = world.leases.all();
 
     let output = plan(&world.left, &["--iface=u1"]);
@@ -157,7 +173,7 @@ fn nothing_is_left_after_an_uninstall() {
     let by_hand = ["10.99.0.0/16", "via", "10.168.0.1", "dev", "u1", "proto", "static"];
     world.left.run(&[&["ip", "route", "add"], &by_hand[..]].concat());
     world.left.run(&["ip", "link", "add", "flannel.9", "type", "vxlan", "id", "9", "dstport", "0"]);
-    let before = everything(&world.left);
+    let before = everything_settled(&world.left);
     let (left, right) = world.start();
     pods(&world.right, &right);
     // What probes of several paths have besides.
