@@ -21,12 +21,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tracing::warn;
 
 use super::{Answer, Network, PublicAddresses, Record, Source, SourceError, Watch};
 use crate::config::Subnets;
 use crate::identity::{self, Identity};
 use crate::lease::{Attributes, Leaf};
-use annotations::{Names, Wanted, has, set_identity};
+use annotations::{Annotations, Names, Wanted, has, set_identity};
 use connection::{Connection, Failure};
 use follow::Follower;
 use memory::{LearntAddresses, Memory};
@@ -126,6 +127,8 @@ struct Shared {
     written: Mutex<Option<Written>>,
     /// What was said last about the network of the node.
     announced: Mutex<Option<Network>>,
+    /// An annotation and what is in it, when that cannot be what an operator wants.
+    mistake: Mutex<Option<(String, String)>>,
 }
 
 #[derive(Clone, Debug)]
@@ -148,6 +151,7 @@ impl Kubernetes {
             identity: OnceLock::new(),
             written: Mutex::default(),
             announced: Mutex::default(),
+            mistake: Mutex::default(),
             options,
         };
         Self { shared: Arc::new(shared) }
@@ -187,25 +191,45 @@ impl Kubernetes {
 
     fn record(&self, metadata: &Metadata, leaf: Leaf) -> Record {
         let annotations = metadata.annotations();
-        let written = self.is_own(&metadata.name).then(|| self.written()).flatten();
-        let is_as_written = |written: &Written| {
-            has(annotations, &self.shared.names.wanted(&written.attributes, annotations))
-        };
-        let value = match written.filter(is_as_written) {
-            // An operator may have the node say another address than it was to say.
-            Some(written) => written.value,
-            None => {
-                let names = &self.shared.names;
-                let mut value = names.value(annotations);
-                if self.is_own(&metadata.name) {
-                    // A wish that the node does not say yet is seen, so that it is written.
-                    names.set_overwrites(&mut value, annotations);
-                    self.identity().iter().for_each(|own| set_identity(&mut value, *own));
-                }
-                value.to_string().into_bytes()
-            }
+        let value = match self.is_own(&metadata.name) {
+            true => self.own_value(annotations),
+            false => self.shared.names.value(annotations).to_string().into_bytes(),
         };
         Record { revision: metadata.revision(), ..Record::lasting(leaf.to_string(), value) }
+    }
+
+    /// The value of this node's lease: what was written as long as nothing is to be changed, although an
+    /// operator may have the node say another address.
+    fn own_value(&self, annotations: &Annotations) -> Vec<u8> {
+        let names = &self.shared.names;
+        self.tell_mistake(names.mistaken_wish(annotations));
+        let written = self.written();
+        let is_as_written =
+            |written: &&Written| has(annotations, &names.wanted(&written.attributes, annotations));
+        if let Some(written) = written.as_ref().filter(is_as_written) {
+            return written.value.clone();
+        }
+        let mut value = names.value(annotations);
+        self.identity().iter().for_each(|own| set_identity(&mut value, *own));
+        let is_said_as_written =
+            |written: &Written| written.value == value.to_string().into_bytes();
+        if written.as_ref().is_some_and(is_said_as_written) || names.has_unmet_wish(annotations) {
+            // A key that nobody reads. What is to be written again must not equal it.
+            value["Outdated"] = true.into();
+        }
+        value.to_string().into_bytes()
+    }
+
+    /// Says once what an operator wants and cannot have.
+    fn tell_mistake(&self, mistake: Option<(String, String)>) {
+        let mut told = self.shared.mistake.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told == mistake {
+            return;
+        }
+        if let Some((annotation, text)) = &mistake {
+            warn!(annotation, text, "this is no address; the node's own address is said instead");
+        }
+        *told = mistake;
     }
 
     fn written(&self) -> Option<Written> {

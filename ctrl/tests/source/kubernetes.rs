@@ -274,17 +274,37 @@ async fn an_operator_may_say_another_address() {
     let mut watch = source.watch();
     assert_eq!(snapshot(&mut watch).await, ["10.244.1.0-24"]);
     let value = world.attributes().to_json();
-    for wish in [Some("203.0.113.10"), None, Some("203.0.113.11")] {
+    // The node's own address, and what is no address, take an earlier wish back.
+    let (own, nonsense) = (Some("192.0.2.1"), Some("203.0.113."));
+    for (wish, expected) in [
+        (Some("203.0.113.10"), Some("203.0.113.10")),
+        (own, own),
+        (Some("203.0.113.11"), Some("203.0.113.11")),
+        (None, own),
+        (Some("203.0.113.12"), Some("203.0.113.12")),
+        (nonsense, own),
+        (Some("203.0.113.13"), Some("203.0.113.13")),
+    ] {
         world.server.annotate("own", &json!({name("public-ip-overwrite"): wish}));
         let Update::Changes(changes) = next(&mut watch).await else { panic!("another listing") };
         let [Change::Put(seen)] = &changes[..] else { panic!("{changes:?}") };
         assert_ne!(seen.value, value, "it has to be written again");
+        assert!(is_owned(&world.attributes(), &seen.value), "{seen:?}");
         source.replace(seen, &value).await.unwrap().unwrap();
         let said = world.server.annotation("own", "public-ip");
-        assert_eq!(said.as_deref(), wish.or(Some("192.0.2.1")));
+        assert_eq!(said.as_deref(), expected, "{wish:?}");
         let Update::Changes(changes) = next(&mut watch).await else { panic!("another listing") };
         let [Change::Put(written)] = &changes[..] else { panic!("{changes:?}") };
         assert_eq!(written.value, value, "it is as it has to be");
+    }
+    // A wish of a time when nothing ran is followed from the start on, a mistaken one is passed over.
+    for (wish, expected) in
+        [(own, own), (Some("203.0.113.14"), Some("203.0.113.14")), (nonsense, own)]
+    {
+        world.server.annotate("own", &json!({name("public-ip-overwrite"): wish}));
+        world.acquire(&world.source(), CONFIG).await.unwrap();
+        let said = world.server.annotation("own", "public-ip");
+        assert_eq!(said.as_deref(), expected, "{wish:?}");
     }
 
     world.server.annotate("own", &json!({name("node-public-ip"): "192.0.2.77"}));

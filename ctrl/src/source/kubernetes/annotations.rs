@@ -19,7 +19,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::identity::Identity;
-use crate::lease::{Attributes, WEFT_VERSION};
+use crate::lease::{Attributes, WEFT_VERSION, shortened};
 
 /// Annotations of an object.
 pub(super) type Annotations = BTreeMap<String, String>;
@@ -32,6 +32,13 @@ static PREFIX: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"^(?:[a-z0-9_-]+\.)+[a-z0-9_-]+/(?:[a-z0-9_.-]+-)?$")
         .expect("the pattern is a constant")
 });
+
+/// Suffixes of what an operator wants to be said instead of the node's own addresses.
+const V4_OVERWRITE: &str = "public-ip-overwrite";
+const V6_OVERWRITE: &str = "public-ipv6-overwrite";
+
+/// Letters of a wish that is no address that are told. The longest address has 45.
+const WISH_LENGTH_MAX: usize = 60;
 
 /// What all names of annotations begin with, up to the suffix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,15 +120,10 @@ impl Names {
             false => attributes.public_ipv6.is_some(),
         };
         let data = |data: &Option<Value>| data.as_ref().unwrap_or(&Value::Null).to_string();
-        let address = |own: Option<String>, overwrite| {
-            let overwrite = self.text(now, overwrite).filter(|text| !text.is_empty());
-            overwrite.map(str::to_owned).or(own)
-        };
-        let v4 = address(Some(attributes.public_ip.to_string()), "public-ip-overwrite");
-        let v6 = address(
-            attributes.public_ipv6.map(|address| address.to_string()),
-            "public-ipv6-overwrite",
-        );
+        let own_v4 = Some(attributes.public_ip.to_string());
+        let own_v6 = attributes.public_ipv6.map(|address| address.to_string());
+        let v4 = self.overwrite::<Ipv4Addr>(now, V4_OVERWRITE).map(str::to_owned).or(own_v4);
+        let v6 = self.overwrite::<Ipv6Addr>(now, V6_OVERWRITE).map(str::to_owned).or(own_v6);
         let weft = attributes.weft.as_ref().map(|weft| {
             serde_json::to_string(weft).expect("texts and numbers can always be written")
         });
@@ -137,14 +139,31 @@ impl Names {
         pairs.into_iter().map(|(suffix, value)| (self.of(suffix), value)).collect()
     }
 
-    /// Puts the addresses into the value of a lease that an operator wants to be said.
-    pub(super) fn set_overwrites(&self, value: &mut Value, annotations: &Annotations) {
-        let keys = [("PublicIP", "public-ip-overwrite"), ("PublicIPv6", "public-ipv6-overwrite")];
-        for (key, suffix) in keys {
-            if let Some(text) = self.text(annotations, suffix).filter(|text| !text.is_empty()) {
-                value[key] = text.into();
-            }
-        }
+    /// Whether the node does not say yet what an operator wants to be said.
+    pub(super) fn has_unmet_wish(&self, now: &Annotations) -> bool {
+        let is_unmet = |wish: Option<&str>, said| wish.is_some() && wish != self.text(now, said);
+        is_unmet(self.overwrite::<Ipv4Addr>(now, V4_OVERWRITE), "public-ip")
+            || is_unmet(self.overwrite::<Ipv6Addr>(now, V6_OVERWRITE), "public-ipv6")
+    }
+
+    /// What an operator wants to be said and no address is: the annotation, and what is in it.
+    pub(super) fn mistaken_wish(&self, now: &Annotations) -> Option<(String, String)> {
+        let is_good = |suffix| match suffix {
+            V4_OVERWRITE => self.overwrite::<Ipv4Addr>(now, suffix).is_some(),
+            _ => self.overwrite::<Ipv6Addr>(now, suffix).is_some(),
+        };
+        let mut wishes = [V4_OVERWRITE, V6_OVERWRITE].into_iter();
+        wishes.find_map(|suffix| {
+            let text =
+                self.text(now, suffix).filter(|text| !text.is_empty() && !is_good(suffix))?;
+            Some((self.of(suffix), shortened(text, WISH_LENGTH_MAX)))
+        })
+    }
+
+    /// What an operator wants to be said instead of the node's own address. What is no address would
+    /// cut the node off from all others, so it counts as none.
+    fn overwrite<'a, A: FromStr>(&self, now: &'a Annotations, suffix: &str) -> Option<&'a str> {
+        self.text(now, suffix).filter(|text| text.parse::<A>().is_ok())
     }
 
     /// Everything of ours goes.
@@ -318,6 +337,20 @@ mod tests {
         let now = overwrite("public-ip-overwrite", "203.0.113.9");
         let wanted = names().wanted(&attributes("host-gw"), &now);
         assert!(shown(&wanted).contains(&"public-ip=203.0.113.9".to_owned()));
+        assert!(names().has_unmet_wish(&now) && !names().has_unmet_wish(&Annotations::new()));
+        assert!(!names().has_unmet_wish(&applied(&wanted).into_iter().chain(now).collect()));
+        for nonsense in ["203.0.113.", "2001:db8::5", " 203.0.113.9"] {
+            let now = overwrite("public-ip-overwrite", nonsense);
+            let wanted = names().wanted(&attributes("host-gw"), &now);
+            assert!(shown(&wanted).contains(&"public-ip=192.0.2.5".to_owned()), "{nonsense}");
+            assert!(!names().has_unmet_wish(&now), "{nonsense}");
+            let name = "flannel.alpha.coreos.com/public-ip-overwrite";
+            let mistaken = Some((name.to_owned(), nonsense.to_owned()));
+            assert_eq!(names().mistaken_wish(&now), mistaken);
+        }
+        for none in ["", "203.0.113.9"] {
+            assert_eq!(names().mistaken_wish(&overwrite("public-ip-overwrite", none)), None);
+        }
         let now = overwrite("node-public-ip", "203.0.113.9");
         let expected = NodeAddresses { v4: Some([203, 0, 113, 9].into()), v6: None };
         assert_eq!(names().node_addresses(&now), expected);
