@@ -15,7 +15,7 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 use tower::{BoxError, ServiceBuilder};
 use tracing::debug;
@@ -164,8 +164,15 @@ pub(super) struct Connection {
     patience: Patience,
     memory: Arc<Memory>,
     current: Mutex<Current>,
-    /// Held while a plugin may run, so that one that hangs is not started again and again.
-    plugin: Arc<tokio::sync::Mutex<()>>,
+    /// The client that is being made. A plugin that takes longer than a question has patience, or hangs,
+    /// is so not started again and again.
+    making: tokio::sync::Mutex<Option<Making>>,
+}
+
+/// A client that is being made, which goes on when nobody waits for it.
+struct Making {
+    server: String,
+    client: JoinHandle<Result<Client, KubernetesError>>,
 }
 
 #[derive(Default)]
@@ -182,7 +189,7 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     pub(super) fn new(access: Access, patience: Patience, memory: Arc<Memory>) -> Self {
-        Self { access, patience, memory, current: Mutex::default(), plugin: Arc::default() }
+        Self { access, patience, memory, current: Mutex::default(), making: Default::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {
@@ -247,34 +254,45 @@ impl Connection {
             config.cluster_url = parse(&url)?;
         }
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-        let client = self.client(config).await?;
+        match timeout(self.patience.request, self.connected(config, server, is_given)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(KubernetesError::Access(
+                "the plugin that gives the token or certificate does not end".to_owned(),
+            )),
+        }
+    }
+
+    /// A plugin that gives the token or certificate is run for it, which takes as long as it likes, so
+    /// that is done elsewhere, and for one client at a time. Dropped while it runs, it is waited for by
+    /// the next question.
+    async fn connected(
+        &self,
+        config: Config,
+        server: String,
+        is_given: bool,
+    ) -> Result<Connected, KubernetesError> {
+        let mut making = self.making.lock().await;
+        let meanwhile = self.lock().connected.clone();
+        if let Some(connected) = meanwhile.filter(|connected| connected.server == server) {
+            return Ok(connected);
+        }
+        if let Some(other) = making.as_mut().filter(|making| making.server != server) {
+            let _ = (&mut other.client).await;
+            *making = None;
+        }
+        let patience = self.patience;
+        let begin = || Making {
+            server: server.clone(),
+            client: spawn_blocking(move || client(config, patience)),
+        };
+        let client = (&mut making.get_or_insert_with(begin).client).await;
+        *making = None;
+        let client = client.expect("making a client does not panic")?;
         let mut current = self.lock();
         current.count += 1;
         let connected = Connected { client, server, is_given, number: current.count };
         current.connected = Some(connected.clone());
         Ok(connected)
-    }
-
-    /// A plugin that gives the token or certificate is run for it, which takes as long as it likes, so
-    /// that is done elsewhere, and for one client at a time.
-    async fn client(&self, config: Config) -> Result<Client, KubernetesError> {
-        let (patience, plugin) = (self.patience, Arc::clone(&self.plugin));
-        let making = async move {
-            let running = plugin.lock_owned().await;
-            spawn_blocking(move || {
-                let client = client(config, patience);
-                drop(running);
-                client
-            })
-            .await
-            .expect("making a client does not panic")
-        };
-        match timeout(self.patience.request, making).await {
-            Ok(client) => client,
-            Err(_) => Err(KubernetesError::Access(
-                "the plugin that gives the token or certificate does not end".to_owned(),
-            )),
-        }
     }
 
     async fn put<T, F>(
