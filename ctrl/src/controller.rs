@@ -114,8 +114,8 @@ pub struct SealedPeer {
     pub generation: u32,
     /// Where its lease says that it is.
     pub outer: SocketAddr,
-    /// How many ports, from the one there on, it sends from.
-    pub ports: u16,
+    /// It sends from several ports, of which only the one there receives.
+    pub has_several_ports: bool,
     /// Its public key.
     pub key: PublicKey,
 }

@@ -69,8 +69,8 @@ pub struct SealedPeer {
     pub key: PublicKey,
     /// Where it is, until it shows that it is elsewhere.
     pub endpoint: SocketAddr,
-    /// How many ports, from that of the endpoint on, it sends from.
-    pub ports: u16,
+    /// It sends from several ports, of which that of the endpoint receives.
+    pub has_several_ports: bool,
 }
 
 /// What the thread has not yet taken notice of. Only the newest counts.

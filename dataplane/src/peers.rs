@@ -157,11 +157,11 @@ impl Peers {
         for (new, old) in self.0.iter_mut().zip(&mut old.0) {
             if let (Some(new), Some(old)) = (new, old)
                 && new.generation == old.generation
-                && new.outer == old.outer
+                && new.announced == old.announced
             {
                 std::mem::swap(new, old);
                 new.limit_path_mtu(old.path_mtu_max);
-                (new.announced, new.source_ports) = (old.announced, old.source_ports);
+                new.source_ports = old.source_ports;
             }
         }
     }
@@ -232,6 +232,18 @@ mod tests {
         new.inherit(&mut old);
         let state = new.state(0).unwrap();
         [state.path_mtu(1), state.path_mtu(PATH_MTU_LIFETIME_MS)]
+    }
+
+    #[test]
+    fn what_was_learned_of_a_peer_that_is_elsewhere_outlives_a_table() {
+        let (mut old, mut new) = (peers(1472), peers(1472));
+        let state = old.state(0).unwrap();
+        state.move_to(([192, 0, 2, 1], 31000).into());
+        state.lower_path_mtu(1201, Some(1200), 0);
+        let place = state.outer;
+        new.inherit(&mut old);
+        let state = new.state(0).unwrap();
+        assert_eq!((state.outer, state.path_mtu(1)), (place, 1200));
     }
 
     #[test]

@@ -53,8 +53,8 @@ pub struct Outgoing<A> {
     pub session: Arc<Session<A>>,
     /// Where the peer was last heard.
     pub to: SocketAddr,
-    /// How many ports it sends from: its workers have one each, and only the first receives.
-    pub ports: u16,
+    /// It sends from several ports: its workers have one each, and only the first receives.
+    pub has_several_ports: bool,
 }
 
 impl<A> Outgoing<A> {
@@ -62,7 +62,7 @@ impl<A> Outgoing<A> {
     /// be translated, and packets to those of its other workers are lost. If it is behind another port
     /// than before, its next handshake tells, which comes from the one that receives.
     fn is_at(&self, from: SocketAddr) -> bool {
-        from.ip() == self.to.ip() && (self.ports > 1 || from.port() == self.to.port())
+        from.ip() == self.to.ip() && (self.has_several_ports || from.port() == self.to.port())
     }
 }
 

@@ -171,7 +171,7 @@ fn peer(peer: &controller::SealedPeer) -> SealedPeer {
         name: name(peer.slot, peer.generation),
         key: PublicKey::new(*peer.key.bytes()),
         endpoint: peer.outer,
-        ports: peer.ports,
+        has_several_ports: peer.has_several_ports,
     }
 }
 

@@ -200,11 +200,16 @@ impl<A: Aead> Device<A> {
     }
 
     /// A worker admitted a message that came from another address than those before, for the session
-    /// with this index of ours. The index tells a peer from another that had its slot before.
-    pub fn handle_roamed(&mut self, local: u32, from: SocketAddr) {
-        if let Some(Place::Session(slot, _)) = self.indices.get(&local) {
-            self.roam(*slot, from);
+    /// with this index of ours. The index tells a peer from another that had its slot before. Of a peer
+    /// that sends from several ports (`has_several_ports`) only the address is news: one of the ports
+    /// receives, and it is that which its handshakes come from.
+    pub fn handle_roamed(&mut self, local: u32, mut from: SocketAddr, has_several_ports: bool) {
+        let Some(&Place::Session(slot, _)) = self.indices.get(&local) else { return };
+        let known = self.peers.get(&slot).and_then(|peer| peer.endpoint);
+        if let Some(known) = known.filter(|_| has_several_ports) {
+            from.set_port(known.port());
         }
+        self.roam(slot, from);
     }
 
     /// A worker admitted the first message for a session that we answered, which has this index of

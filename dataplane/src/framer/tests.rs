@@ -53,7 +53,7 @@ impl<A: Aead> End<A> {
         let incoming = Incoming { peer, session: Arc::clone(&session) };
         self.sealing.receive_with(HashMap::from([(INDICES[half], incoming)]));
         let to = table_input().peers[0].outer;
-        self.sealing.publish(PEER, Some(Outgoing { peer, session, to, ports: 1 }));
+        self.sealing.publish(PEER, Some(Outgoing { peer, session, to, has_several_ports: false }));
     }
 
     fn news(&self) -> Vec<News> {

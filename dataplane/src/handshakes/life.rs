@@ -146,7 +146,12 @@ impl Life {
                 self.with_device(|device, context| device.handle_wanted(context, peer.slot));
             }
             News::Wanted { .. } => {}
-            News::Roamed { local, from } => self.device.handle_roamed(local, from),
+            News::Roamed { local, from } => {
+                let slot = self.receiving.get(&local).map(|(slot, _)| slot);
+                let entry = slot.and_then(|slot| self.entries.get(slot));
+                let has_several = entry.is_some_and(|entry| entry.peer.has_several_ports);
+                self.device.handle_roamed(local, from, has_several);
+            }
             News::Used { local } => {
                 self.with_device(|device, context| device.handle_used(context, local));
             }
@@ -325,7 +330,7 @@ impl Life {
             peer: entry.peer.name,
             session: Arc::clone(session),
             to: entry.to,
-            ports: entry.peer.ports,
+            has_several_ports: entry.peer.has_several_ports,
         };
         self.sealing.publish(slot, entry.session.as_ref().map(outgoing));
     }

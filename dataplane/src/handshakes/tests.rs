@@ -50,7 +50,8 @@ fn side(private: u8, memory: Memory) -> Side {
 impl Side {
     fn peer(&self, slot: u16, generation: u32) -> SealedPeer {
         let name = PeerName { slot, generation };
-        SealedPeer { name, key: self.key, endpoint: self.socket.local_addr().unwrap(), ports: 1 }
+        let endpoint = self.socket.local_addr().unwrap();
+        SealedPeer { name, key: self.key, endpoint, has_several_ports: false }
     }
 
     /// What a worker does with what arrives: handshakes go to the thread, packets are opened.
@@ -233,7 +234,7 @@ fn a_thread_that_dies_says_so() {
 fn all_ports_of_a_peer_with_several_workers_are_one_place() {
     let [one, two] = [1, 2].map(|private| side(private, Memory::default()));
     let name = PeerName { slot: 0, generation: 1 };
-    one.handshakes.set_peers(vec![SealedPeer { ports: 2, ..two.peer(0, 1) }]);
+    one.handshakes.set_peers(vec![SealedPeer { has_several_ports: true, ..two.peer(0, 1) }]);
     two.handshakes.set_peers(vec![one.peer(0, 1)]);
     wait_for_sessions([&one, &two], [name; 2]);
     for (side, other, has_several) in [(&one, &two, true), (&two, &one, false)] {

@@ -167,13 +167,14 @@ fn peer_keys(accepted: &[Accepted]) -> PeerKeys {
     for one in accepted {
         let Some(peer) = one.peer() else { continue };
         let attributes = &one.lease.attributes;
+        let ports = attributes.weft.as_ref().and_then(|weft| weft.ports);
         let (slot, generation) = (peer.slot, peer.generation);
         match attributes.key() {
             Some(key) => keys.with.push(SealedPeer {
                 slot,
                 generation,
                 outer: peer.outer,
-                ports: attributes.weft.as_ref().and_then(|weft| weft.ports).unwrap_or(1),
+                has_several_ports: ports.is_some_and(|count| count > 1),
                 key,
             }),
             None => keys.without.push(KeylessPeer { slot, generation }),

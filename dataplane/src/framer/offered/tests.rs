@@ -41,7 +41,10 @@ fn host() -> Host {
     let incoming = Incoming { peer: SEALED, session: Arc::clone(&session) };
     sealing.receive_with(HashMap::from([(LOCAL, incoming)]));
     let to = table_input().peers[1].outer;
-    sealing.publish(SEALED.slot, Some(Outgoing { peer: SEALED, session, to, ports: 1 }));
+    sealing.publish(
+        SEALED.slot,
+        Some(Outgoing { peer: SEALED, session, to, has_several_ports: false }),
+    );
     sealing.set_plain(&[PLAIN]);
     let rig = Rig::framing(|| Offered::new(Arc::clone(&sealing)), (128, 64), ALL);
     let far = Session::new(&keys(7, LOCAL, 1), sealing.now());

@@ -1,5 +1,6 @@
 //! One rule at a time.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::node::{Node, SLOT, address, packet, peer_config, private, seconds, settle};
@@ -307,10 +308,20 @@ fn reports_of_workers_reach_the_peer_they_are_about() {
     session.open(&mut nodes[0].only_sent(), seconds(1)).unwrap();
     nodes[1].with(seconds(1), |device, context| device.handle_used(context, local));
     assert_eq!(nodes[1].published[&SLOT].local(), local);
-    nodes[1].with(seconds(1), |device, _| device.handle_roamed(local, address(77)));
+    nodes[1].with(seconds(1), |device, _| device.handle_roamed(local, address(77), false));
     assert_eq!(nodes[1].roamed, [address(77)]);
-    nodes[1].with(seconds(1), |device, _| device.handle_roamed(local ^ 1, address(78)));
+    nodes[1].with(seconds(1), |device, _| device.handle_roamed(local ^ 1, address(78), false));
     assert_eq!(nodes[1].roamed, [address(77)]);
+
+    // One of several ports is no news, but another address is.
+    let mut other_port = address(77);
+    other_port.set_port(other_port.port() + 1);
+    nodes[1].with(seconds(1), |device, _| device.handle_roamed(local, other_port, true));
+    assert_eq!(nodes[1].roamed, [address(77)]);
+    let mut elsewhere = SocketAddr::from(([203, 0, 113, 7], other_port.port()));
+    nodes[1].with(seconds(1), |device, _| device.handle_roamed(local, elsewhere, true));
+    elsewhere.set_port(address(77).port());
+    assert_eq!(nodes[1].roamed, [address(77), elsewhere]);
 }
 
 #[test]
