@@ -107,10 +107,10 @@ pub(crate) fn pod(host: &Host, subnet: &str) -> IpAddr {
     address.parse().unwrap()
 }
 
-/// Three echoes from a pod to another must come back.
+/// Three echoes from a pod to another come back, if need be some of more.
 pub(crate) fn ping(from: &Host, near: IpAddr, far: IpAddr) {
     let (near, far) = (near.to_string(), far.to_string());
-    from.run(&["ping", "-n", "-c", "3", "-i", "0.05", "-W", "2", "-I", &near, &far]);
+    from.run(&["ping", "-n", "-c", "3", "-i", "0.05", "-w", "10", "-I", &near, &far]);
 }
 
 /// Whether an echo comes back within a second.

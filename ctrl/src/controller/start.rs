@@ -80,17 +80,19 @@ pub(super) async fn public_addresses(
     until_answered(status, || source.public_addresses()).await
 }
 
-/// What is stored as this node's lease by a source that gives the subnets. Who was here before waits
-/// shortly, since it has kept what it needs of that.
+/// What is stored as this node's lease by a source that gives the subnets. Who was here before has kept
+/// it.
 pub(super) async fn given(begun: &Begun) -> Option<Record> {
-    let source = &*begun.source;
+    if begun.source.subnets() != Subnets::Given {
+        return None;
+    }
+    if let Some(saved) = &begun.saved {
+        return own_record(saved);
+    }
     if begun.source_is_away {
         return None;
     }
-    if begun.saved.is_none() {
-        return until_answered(&begun.status, || source.given()).await;
-    }
-    timeout(ACQUIRE_PATIENCE_WITH_SAVED, source.given()).await.ok()?.ok()?
+    until_answered(&begun.status, || begun.source.given()).await
 }
 
 /// Asks what is stored of this node until there is an answer.

@@ -94,11 +94,8 @@ impl Setting {
         }
     }
 
-    /// Gives it the value that it should have, unless the one in force is right.
+    /// Gives it the value that it should have.
     pub(crate) fn write(self, device: &str) -> io::Result<()> {
-        if self.read(device).is_some_and(|value| self.is_right(value)) {
-            return Ok(());
-        }
         fs::write(self.path(device), self.wanted().to_string())
     }
 

@@ -29,6 +29,8 @@ pub struct Actual {
     pub neighbours: BTreeMap<(String, IpAddr), MacAddress>,
     /// Permanent forwarding entries of VXLAN devices.
     pub fdb: BTreeSet<Fdb>,
+    /// The values of [`Setting::ALL`] that a new device would begin with; `None` where they are not known.
+    pub new_settings: [Option<u8>; Setting::ALL.len()],
     /// Gateways that were wanted earlier and that a route made by hand or by flanneld still has.
     pub former_gateways: BTreeSet<IpAddr>,
 }
@@ -61,9 +63,13 @@ impl Device {
     /// The value of a setting, if it was read and the kernel has it.
     #[must_use]
     pub fn setting(&self, setting: Setting) -> Option<u8> {
-        let place = Setting::ALL.iter().position(|one| *one == setting)?;
-        self.settings.get(place).copied().flatten()
+        value_of(setting, &self.settings)
     }
+}
+
+fn value_of(setting: Setting, values: &[Option<u8>]) -> Option<u8> {
+    let place = Setting::ALL.iter().position(|one| *one == setting)?;
+    values.get(place).copied().flatten()
 }
 
 /// What a VXLAN device was made with.
@@ -170,6 +176,12 @@ impl fmt::Display for StaleRoute {
 }
 
 impl Actual {
+    /// The value of a setting that a new device would begin with, if it is known.
+    #[must_use]
+    pub fn new_setting(&self, setting: Setting) -> Option<u8> {
+        value_of(setting, &self.new_settings)
+    }
+
     /// Index of the device with this name.
     pub(super) fn index(&self, device: &str) -> Option<u32> {
         self.devices.get(device).map(|device| device.index)

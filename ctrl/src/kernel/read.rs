@@ -68,6 +68,7 @@ async fn add_addresses(netlink: &Netlink, actual: &mut Actual) -> Result<(), Rea
 }
 
 fn read_settings(actual: &mut Actual, desired: &State) {
+    actual.new_settings = Setting::ALL.map(|setting| setting.read("default"));
     for wanted in &desired.vxlans {
         if let Some(device) = actual.devices.get_mut(&wanted.name) {
             device.settings = Setting::ALL.map(|setting| setting.read(&wanted.name));

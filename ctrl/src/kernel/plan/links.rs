@@ -41,7 +41,11 @@ impl Planner<'_> {
         let steps = &mut self.plan.actions;
         steps.push(Action::AddLink(wanted.clone()));
         steps.push(Action::SetAlias(name(), ALIAS.to_owned()));
-        steps.extend(wanted.settings().map(|setting| Action::Set(name(), setting)));
+        let is_right = |setting: &Setting| {
+            self.actual.new_setting(*setting).is_some_and(|value| setting.is_right(value))
+        };
+        let wrong = wanted.settings().filter(|setting| !is_right(setting));
+        steps.extend(wrong.map(|setting| Action::Set(name(), setting)));
         steps.push(Action::AddAddress(name(), wanted.address));
         steps.push(Action::SetUp(name()));
     }

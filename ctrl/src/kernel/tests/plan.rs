@@ -70,6 +70,20 @@ fn everything_is_made_in_an_order_that_can_succeed() {
 }
 
 #[test]
+fn what_a_new_device_has_by_default_is_not_set() {
+    let expected = [
+        "link add flannel.1 address 0a:00:00:00:00:01 mtu 1450 type vxlan id 1 local 10.168.0.2 \
+         dev u1 dstport 8472 nolearning",
+        "link set flannel.1 alias weft",
+        "sysctl flannel.1.addr_gen_mode=1",
+        "address add 10.244.1.0/32 dev flannel.1",
+        "link set flannel.1 up",
+    ];
+    let new_settings = [Some(0), Some(0), Some(0), None, None, None, None];
+    check(&Actual { new_settings, ..actual("") }, &state(LINK), &expected);
+}
+
+#[test]
 fn a_peer_that_goes_leaves_nothing() {
     let expected = [
         "route delete 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink proto 82",
