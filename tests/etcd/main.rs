@@ -15,6 +15,7 @@ mod ipv6;
 mod many;
 mod outages;
 #[path = "../shared/pings.rs"]
+#[expect(dead_code, reason = "shared with the tests of other sources and of the package")]
 mod pings;
 mod rolling;
 mod secure;
@@ -33,6 +34,9 @@ use server::{EtcdServer, can_run_etcd};
 
 const CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
 const CONFIG_KEY: &str = "/coreos.com/network/config";
+
+/// Between two echo requests.
+const INTERVAL: Duration = Duration::from_millis(20);
 
 /// Two hosts and a store.
 struct World {
@@ -254,7 +258,7 @@ fn traffic_outlives_every_fault_of_the_store() {
     let Some(mut world) = World::with_config() else { return };
     let mut etcd = world.etcd.remove(0);
     let (mut left, mut right) = world.start();
-    let pings = Pings::start(&world.left);
+    let pings = Pings::start(&world.left, &world.right, INTERVAL);
     let followed = |daemon: &Daemon<'_>| daemon.ask("status")["datastore"]["connected"] == true;
     let lost = |daemon: &Daemon<'_>| daemon.ask("status")["datastore"]["connected"] == false;
 
@@ -278,7 +282,7 @@ fn traffic_outlives_every_fault_of_the_store() {
     let (_, missed) = pings.end();
 
     // From here on nothing may be lost.
-    let pings = Pings::start(&world.left);
+    let pings = Pings::start(&world.left, &world.right, INTERVAL);
     etcd.signal("STOP");
     sleep(Duration::from_secs(1));
     etcd.signal("CONT");
@@ -460,7 +464,7 @@ fn a_rolling_kill_of_members() {
     world.put_config(CONFIG);
     let mut members = std::mem::take(&mut world.etcd);
     let (mut left, mut right) = world.start();
-    let pings = Pings::start(&world.left);
+    let pings = Pings::start(&world.left, &world.right, INTERVAL);
     for member in &mut members {
         member.kill();
         sleep(Duration::from_secs(3));

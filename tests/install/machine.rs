@@ -13,6 +13,12 @@ use crate::repository;
 /// Longest wait for anything that happens by itself.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Pause before the next look.
+const STEP: Duration = Duration::from_millis(20);
+
+/// Seconds that a command may take. The service's start has no end of its own.
+const COMMAND_SECONDS: &str = "120";
+
 /// Where the machine has the leases.
 pub(crate) const LEASES: &str = "/etc/weft/leases";
 
@@ -31,14 +37,14 @@ impl Machine {
     /// Boots in the network namespace of `host`, with a directory of leases at [`LEASES`]. `None`, said
     /// aloud, where that cannot be done.
     pub(crate) fn boot(host: &Host, leases: &Path) -> Option<Self> {
-        let Some(cgroup) = cgroup_for(&host.namespace) else {
-            println!("SKIPPED: a machine with systemd needs a cgroup2 file system");
-            return None;
-        };
         if !Path::new("/lib/systemd/systemd").exists() {
             println!("SKIPPED: a machine with systemd needs systemd, which is not installed");
             return None;
         }
+        let Some(cgroup) = cgroup_for(&host.namespace) else {
+            println!("SKIPPED: a machine with systemd needs a cgroup2 file system to write to");
+            return None;
+        };
         let scratch = tempfile::tempdir().unwrap();
         let keeper = Command::new("nsenter")
             .arg(format!("--net=/run/netns/{}", host.namespace))
@@ -48,7 +54,7 @@ impl Machine {
             .spawn()
             .unwrap();
         let mut machine = Self { keeper, first: 0, cgroup, _scratch: scratch };
-        machine.first = machine.wait_for("its first process", Self::child_of_keeper);
+        machine.first = machine.await_first();
         machine.wait_for("a systemd that answers", |machine| {
             (machine.text("systemctl is-active empty.target") == "active").then_some(())
         });
@@ -57,6 +63,19 @@ impl Machine {
             &format!("[Service]\nStandardError=append:{LOG}\n"),
         );
         Some(machine)
+    }
+
+    fn await_first(&mut self) -> u32 {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(first) = self.child_of_keeper() {
+                return first;
+            }
+            let ended = self.keeper.try_wait().unwrap();
+            assert_eq!(ended, None, "the machine has ended before its first process ran");
+            assert!(Instant::now() < end, "there is not its first process");
+            std::thread::sleep(STEP);
+        }
     }
 
     fn child_of_keeper(&self) -> Option<u32> {
@@ -76,14 +95,15 @@ impl Machine {
                 return found;
             }
             assert!(Instant::now() < end, "there is not {what}: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(STEP);
         }
     }
 
-    /// A command of the shell on the machine.
+    /// A command of the shell on the machine. One that takes too long fails.
     pub(crate) fn try_run(&self, line: &str) -> Output {
         let first = self.first.to_string();
-        let mut command = Command::new("nsenter");
+        let mut command = Command::new("timeout");
+        command.args([COMMAND_SECONDS, "nsenter"]);
         command.args(["--target", &first, "--mount", "--uts", "--ipc", "--net", "--pid"]);
         command.args(["--cgroup", "sh", "-c", line]);
         command.env("DEBIAN_FRONTEND", "noninteractive").output().unwrap()
@@ -117,9 +137,8 @@ impl Machine {
     pub(crate) fn install_unpacked(&self) {
         let unit = fs::read_to_string(repository().join("scripts/package.d/weft.service")).unwrap();
         self.write("/lib/systemd/system/weft.service", &unit);
-        self.write("/usr/bin/weft", "");
-        let program = env!("CARGO_BIN_EXE_weft");
-        self.run(&format!("mount --bind {program} /usr/bin/weft && systemctl daemon-reload"));
+        fs::copy(env!("CARGO_BIN_EXE_weft"), self.path("/usr/bin/weft")).unwrap();
+        self.run("systemctl daemon-reload");
     }
 
     /// The options of the daemon's next start.
@@ -151,17 +170,19 @@ impl Drop for Machine {
         // Its processes need a moment to be gone.
         while self.cgroup.exists() && Instant::now() < end {
             remove_cgroup(&self.cgroup);
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(STEP);
         }
     }
 }
 
-/// The name of a cgroup that is not there yet.
+/// A new cgroup, which is removed with the machine.
 fn cgroup_for(name: &str) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let mount = fields.find(|fields| fields.get(2) == Some(&"cgroup2"))?;
-    Some(Path::new(mount[1]).join(name))
+    let cgroup = Path::new(mount[1]).join(name);
+    fs::create_dir(&cgroup).ok()?;
+    Some(cgroup)
 }
 
 fn remove_cgroup(directory: &Path) {

@@ -13,6 +13,9 @@ mod host;
 mod machine;
 mod manifests;
 mod package;
+#[path = "../shared/pings.rs"]
+#[expect(dead_code, reason = "shared with the tests of other sources and of the package")]
+mod pings;
 mod swap;
 mod top;
 mod unit;

@@ -3,16 +3,19 @@
 //! that speaks its format, has its name, and writes what it writes.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::host::{Host, Leases, Pair, can_run};
 use crate::machine::Machine;
+use crate::pings::Pings;
 use crate::repository;
 
-/// Milliseconds between two echo requests.
-const INTERVAL: usize = 10;
+/// Between two echo requests.
+const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Each takes longer than some of these intervals.
 const SURE: usize = 5;
@@ -38,21 +41,19 @@ fn weft_takes_flannelds_place_and_gives_it_back() {
         host.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
     }
     machine.install_unpacked();
-    machine.write("/lib/systemd/system/flanneld.service", &flanneld_unit());
-    machine.run("ln --symbolic /usr/bin/python3 /usr/local/bin/flanneld");
-    machine.run("systemctl daemon-reload && systemctl enable --now flanneld");
+    install_flanneld(&machine);
     let _far = OtherFlanneld::start(&pair.right);
     machine.wait_for("a way between two hosts with flanneld", |_| answers(&pair));
 
     before(&machine);
-    let pings = Pings::start(&pair);
+    let pings = start_pings(&pair);
     machine.set_options(OPTIONS);
     machine.run("systemctl disable flanneld && systemctl enable --now weft");
     machine.wait_for("a way from weft to flanneld", |_| answers(&pair));
-    println!("pods missed each other for {} ms with udp, towards weft", pings.gap(&pair));
+    println!("pods missed each other for {} ms with udp, towards weft", gap(pings, &pair));
     after(&machine, &leases);
 
-    let pings = Pings::start(&pair);
+    let pings = start_pings(&pair);
     machine.run("systemctl disable --now weft");
     for trace in ["ip link show flannel0", "systemctl is-active weft"] {
         assert!(!machine.try_run(trace).status.success(), "{trace}");
@@ -60,7 +61,7 @@ fn weft_takes_flannelds_place_and_gives_it_back() {
     machine.run("systemctl enable --now flanneld");
     flannelds_lease(&leases, 1);
     machine.wait_for("the old way", |_| answers(&pair));
-    println!("pods missed each other for {} ms with udp, on the way back", pings.gap(&pair));
+    println!("pods missed each other for {} ms with udp, on the way back", gap(pings, &pair));
     machine.run("weft uninstall");
     assert_eq!(machine.text("ip route show proto 82; nft list ruleset | grep -i flannel"), "");
     // An uninstall has nothing of flanneld's.
@@ -79,23 +80,32 @@ fn flannelds_lease(leases: &Leases, number: u8) {
     fs::rename(directory.join(".new"), directory.join(format!("10.244.{number}.0-24"))).unwrap();
 }
 
-/// The options of the imitation on a host.
-fn imitation(number: u8) -> [String; 4] {
+/// The imitation of flanneld.
+fn imitation() -> PathBuf {
+    repository().join("tests/peer/flannel_peer.py")
+}
+
+/// Its options on a host.
+fn options(number: u8) -> [String; 3] {
     let other = 3 - number;
     [
-        repository().join("tests/peer/flannel_peer.py").to_str().unwrap().to_owned(),
         format!("--local=10.168.0.{}", number + 1),
         format!("--subnet=10.244.{number}.0/24"),
         format!("--route=10.244.{other}.0/24=10.168.0.{}", other + 1),
     ]
 }
 
-fn flanneld_unit() -> String {
-    let options = imitation(1).join(" ");
-    format!(
-        "[Service]\nExecStart=/usr/local/bin/flanneld {options}\n\
+/// flanneld of the machine, a program of that name.
+fn install_flanneld(machine: &Machine) {
+    let options = options(1).join(" ");
+    let unit = format!(
+        "[Service]\nExecStart=/usr/local/bin/flanneld /usr/lib/flannel_peer.py {options}\n\
          [Install]\nWantedBy=multi-user.target\n"
-    )
+    );
+    machine.write("/lib/systemd/system/flanneld.service", &unit);
+    fs::copy(imitation(), machine.path("/usr/lib/flannel_peer.py")).unwrap();
+    machine.run("ln --symbolic /usr/bin/python3 /usr/local/bin/flanneld");
+    machine.run("systemctl daemon-reload && systemctl enable --now flanneld");
 }
 
 /// flanneld of the other host.
@@ -104,7 +114,8 @@ struct OtherFlanneld(Child);
 impl OtherFlanneld {
     fn start(host: &Host) -> Self {
         let mut command = host.command(&["python3"]);
-        Self(command.args(imitation(2)).stdout(Stdio::null()).spawn().unwrap())
+        command.arg(imitation()).args(options(2));
+        Self(command.stdout(Stdio::null()).spawn().unwrap())
     }
 }
 
@@ -128,35 +139,18 @@ fn be_answered(pair: &Pair) {
     }
 }
 
-/// Echo requests from the other host's pod all the time.
-struct Pings(Child);
+/// Echo requests from the other host's pod. They are on their way, since others have been answered
+/// meanwhile.
+fn start_pings(pair: &Pair) -> Pings {
+    let pings = Pings::start(&pair.right, &pair.left, INTERVAL);
+    be_answered(pair);
+    pings
+}
 
-impl Pings {
-    /// They are on their way, since others have been answered meanwhile.
-    fn start(pair: &Pair) -> Self {
-        let seconds = format!("0.{INTERVAL:03}");
-        let words = ["ping", "-n", "-i", &seconds, "-I", "10.244.2.1", "10.244.1.1"];
-        let pings = Self(pair.right.command(&words).stdout(Stdio::piped()).spawn().unwrap());
-        be_answered(pair);
-        pings
-    }
-
-    /// Milliseconds of the longest time without an answer.
-    fn gap(self, pair: &Pair) -> usize {
-        be_answered(pair);
-        let pid = self.0.id().to_string();
-        Command::new("kill").args(["-s", "INT", &pid]).status().unwrap();
-        let output = self.0.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let number = |line: &str| {
-            let (_, rest) = line.split_once("icmp_seq=")?;
-            let answered = line.contains("bytes from").then_some(rest)?;
-            answered.split(' ').next()?.parse::<usize>().ok()
-        };
-        let answered: Vec<usize> = text.lines().filter_map(number).collect();
-        let gaps = answered.windows(2).map(|pair| pair[1].saturating_sub(pair[0] + 1));
-        gaps.max().expect("there were answers before and after") * INTERVAL
-    }
+/// Milliseconds of the longest time without an answer.
+fn gap(pings: Pings, pair: &Pair) -> u128 {
+    be_answered(pair);
+    pings.longest_gap().as_millis()
 }
 
 fn checks(machine: &Machine) -> Vec<(String, String)> {

@@ -133,6 +133,11 @@ fn packets_flow(machine: &Machine, right: &Daemon<'_>) {
         subnet.replace(".0/24", ".1")
     };
     let (near, far) = (first(&machine.ask("status")), first(&right.ask("status")));
+    // The other side may not know this one yet.
+    machine.wait_for("a way to the other host", |machine| {
+        let output = machine.try_run(&format!("ping -n -c 1 -W 1 -I {near} {far}"));
+        output.status.success().then_some(())
+    });
     machine.run(&format!("ping -n -c 3 -i 0.05 -W 5 -I {near} {far}"));
 }
 

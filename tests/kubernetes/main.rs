@@ -19,6 +19,7 @@ mod kubectl;
 mod many;
 mod outages;
 #[path = "../shared/pings.rs"]
+#[expect(dead_code, reason = "shared with the tests of other sources and of the package")]
 mod pings;
 #[path = "../etcd/stream.rs"]
 mod stream;

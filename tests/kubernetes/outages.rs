@@ -8,6 +8,9 @@ use super::pings::Pings;
 use super::stream::Stream;
 use super::{CONFIG, World, certificates, follows, is_ready, peers, problems, spawn, start};
 
+/// Between two echo requests.
+const INTERVAL: Duration = Duration::from_millis(20);
+
 fn is_lost(daemon: &Daemon<'_>) -> bool {
     daemon.ask("status")["datastore"]["connected"] == false
 }
@@ -22,7 +25,7 @@ fn traffic_outlives_every_fault_of_the_api_server() {
     for daemon in [&mut left, &mut right] {
         daemon.wait_until("joined", |daemon| peers(daemon) == 1);
     }
-    let pings = Pings::start(&world.left);
+    let pings = Pings::start(&world.left, &world.right, INTERVAL);
 
     server.stop();
     left.wait_until("cut off", is_lost);
@@ -58,7 +61,7 @@ fn traffic_outlives_every_fault_of_the_api_server() {
     assert!(sent > 0);
 
     // Nothing is lost while only the server is away.
-    let pings = Pings::start(&world.left);
+    let pings = Pings::start(&world.left, &world.right, INTERVAL);
     server.restart();
     std::thread::sleep(Duration::from_secs(1));
     left.wait_until("back", follows);

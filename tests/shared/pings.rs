@@ -1,36 +1,66 @@
 //! Echoes between pods that go on while something happens to their hosts.
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::process::{Child, Command};
+use std::time::Duration;
 
 use crate::host::Host;
 
-/// A ping every 20 ms from the left pod to the right one, for as long as this lives.
-pub(crate) struct Pings(Child);
+/// A ping from the pod of one host to that of another again and again, for as long as this lives. What
+/// it says goes into a file: a pipe that nobody reads meanwhile would stop it as soon as it is full.
+pub(crate) struct Pings {
+    child: Child,
+    said: File,
+    interval: Duration,
+}
 
 impl Pings {
-    pub(crate) fn start(host: &Host) -> Self {
-        // Nobody reads meanwhile, so a line for each would stop it as soon as the pipe is full.
-        let words = ["ping", "-q", "-i", "0.02", "-I", "10.244.1.1", "10.244.2.1"];
-        Self(host.command(&words).stdout(Stdio::piped()).spawn().unwrap())
+    pub(crate) fn start(from: &Host, to: &Host, interval: Duration) -> Self {
+        let said = tempfile::tempfile().unwrap();
+        let seconds = interval.as_secs_f64().to_string();
+        let (near, far) = (from.pod().to_string(), to.pod().to_string());
+        let mut command = from.command(&["ping", "-n", "-i", &seconds, "-I", &near, &far]);
+        let child = command.stdout(said.try_clone().unwrap()).spawn().unwrap();
+        Self { child, said, interval }
     }
 
     /// Sent and lost.
-    pub(crate) fn end(mut self) -> (u32, u32) {
-        let id = self.0.id().to_string();
-        Command::new("kill").args(["-s", "INT", &id]).status().unwrap();
-        let mut text = String::new();
-        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        self.0.wait().unwrap();
+    pub(crate) fn end(self) -> (u32, u32) {
+        let text = self.finish();
         let line = text.lines().find(|line| line.contains("packets transmitted")).unwrap();
         let numbers: Vec<u32> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
         (numbers[0], numbers[0] - numbers[1])
+    }
+
+    /// The longest time between two answers without another one.
+    pub(crate) fn longest_gap(self) -> Duration {
+        let interval = self.interval;
+        let text = self.finish();
+        let number = |line: &str| {
+            let (_, rest) = line.split_once("icmp_seq=")?;
+            let answered = line.contains("bytes from").then_some(rest)?;
+            answered.split(' ').next()?.parse::<u32>().ok()
+        };
+        let answered: Vec<u32> = text.lines().filter_map(number).collect();
+        let gaps = answered.windows(2).map(|pair| pair[1].saturating_sub(pair[0] + 1));
+        interval * gaps.max().expect("there were two answers")
+    }
+
+    fn finish(mut self) -> String {
+        let id = self.child.id().to_string();
+        Command::new("kill").args(["-s", "INT", &id]).status().unwrap();
+        self.child.wait().unwrap();
+        let mut text = String::new();
+        self.said.rewind().unwrap();
+        self.said.read_to_string(&mut text).unwrap();
+        text
     }
 }
 
 impl Drop for Pings {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
