@@ -48,14 +48,16 @@ fn foretell(options: &Options) -> Result<Preview> {
     Ok(preview)
 }
 
-/// Whoever has the device has the port as well: flanneld, or another weft. One that these options are
-/// for is no obstacle.
+/// Whoever has the device has the port as well: flanneld, or another weft. The daemon that these options
+/// are for is no obstacle. It is asked, as it may be in a container, where its process has another number.
 fn taken_device(options: &Options) -> Option<String> {
-    let owner = owner::of_device(DEVICE_NAME)?;
     let answer = ask(&options.admin_socket, Question::Status).ok();
     let own = answer.and_then(|answer| decode::<Status>(&answer).ok());
-    let is_own = own.is_some_and(|own| owner.ends_with(&format!("(process {})", own.pid)));
-    (!is_own).then(|| format!("{DEVICE_NAME} belongs to {owner}. Stop it before weft is started"))
+    if own.and_then(|own| own.device).is_some_and(|device| device.name == DEVICE_NAME) {
+        return None;
+    }
+    let owner = owner::of_device(DEVICE_NAME)?;
+    Some(format!("{DEVICE_NAME} belongs to {owner}. Stop it before weft is started"))
 }
 
 fn json_of(preview: &Preview) -> String {
