@@ -109,6 +109,14 @@ impl Leases {
         self.0.path()
     }
 
+    /// Writes a lease, complete from its first moment.
+    pub(crate) fn put(&self, name: &str, value: &str) {
+        let directory = self.path().join("subnets");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(".new"), value).unwrap();
+        fs::rename(directory.join(".new"), directory.join(name)).unwrap();
+    }
+
     /// Name and value of every lease.
     pub(crate) fn all(&self) -> Vec<(String, Value)> {
         let directory = fs::read_dir(self.path().join("subnets"));
@@ -221,6 +229,16 @@ impl Host {
         text(&output.stdout)
     }
 
+    /// Starts a command within the namespace that runs beside.
+    pub(crate) fn beside(&self, words: &[&str]) -> Beside {
+        Beside(self.command(words).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Forwards IPv4 from now on.
+    pub(crate) fn forward(&self) {
+        self.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+    }
+
     /// The arguments of a daemon with everything of its own in this host's directory.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let subnet_file = self.subnet_file();
@@ -289,6 +307,25 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).output();
+    }
+}
+
+/// Something that runs beside and says little, killed when this is dropped.
+pub(crate) struct Beside(Child);
+
+impl Beside {
+    /// Waits until it says something.
+    pub(crate) fn wait_for_word(&mut self) {
+        let mut word = [0; 1];
+        let output = self.0.stdout.as_mut().unwrap();
+        std::io::Read::read_exact(output, &mut word).unwrap();
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

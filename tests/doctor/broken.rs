@@ -5,14 +5,14 @@
 use std::fs;
 
 use crate::host::{Host, Leases, can_run};
-use crate::{Beside, CONFIG, Examined, examine, forward, lacks};
+use crate::{CONFIG, Examined, examine, lacks};
 
 const REFUSE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doctor/refuse.py");
 
 /// A host whose pods' bridge is as it should be.
 fn host() -> Host {
     let host = Host::alone(&Leases::new(CONFIG));
-    forward(&host);
+    host.forward();
     fs::write(
         host.subnet_file(),
         "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1472\n",
@@ -131,7 +131,7 @@ fn another_daemon_beside_ours_is_named() {
     assert!(!examine(&host, &[]).has("other-daemon"));
     let other = host.file("calico-node");
     fs::copy("/bin/sleep", &other).unwrap();
-    let _other = Beside::start(&host, &[&other, "60"]);
+    let _other = host.beside(&[&other, "60"]);
     examine(&host, &[]).expect("error", "other-daemon", "calico-node runs");
     drop(daemon);
 }

@@ -12,7 +12,7 @@ mod host;
 mod said;
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -78,40 +78,13 @@ fn lacks(program: &str) -> bool {
     is_missing
 }
 
-/// Something that runs beside, ended when this is dropped.
-struct Beside(Child);
-
-impl Beside {
-    fn start(host: &Host, words: &[&str]) -> Self {
-        Self(host.command(words).stdout(Stdio::piped()).spawn().unwrap())
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Waits until a program that was started beside says so.
-fn wait_for_word(beside: &mut Beside) {
-    let mut word = [0; 1];
-    let output = beside.0.stdout.as_mut().unwrap();
-    std::io::Read::read_exact(output, &mut word).unwrap();
-}
-
-fn forward(host: &Host) {
-    host.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
-}
-
 #[test]
 fn what_is_wrong_shows_without_a_daemon() {
     if !can_run() || lacks("nft") || lacks("setpriv") {
         return;
     }
     let host = Host::alone(&Leases::new(CONFIG));
-    forward(&host);
+    host.forward();
     let before = examine(&host, &[]);
     assert_eq!(before.names(), ["daemon"], "{:#?}", before.findings);
     assert_eq!(before.code, Some(3));
@@ -128,11 +101,11 @@ fn what_is_wrong_shows_without_a_daemon() {
     break_rules(&host);
     let flanneld = host.file("flanneld");
     fs::copy("/bin/sleep", &flanneld).unwrap();
-    let _daemon = Beside::start(&host, &[&flanneld, "60"]);
+    let _daemon = host.beside(&[&flanneld, "60"]);
     let script = "import socket, time\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
                   s.bind(('10.168.0.2', 8285))\nprint('bound', flush=True)\ntime.sleep(60)";
-    let mut owner = Beside::start(&host, &["python3", "-c", script]);
-    wait_for_word(&mut owner);
+    let mut owner = host.beside(&["python3", "-c", script]);
+    owner.wait_for_word();
     host.run(&["touch", "-d", "2 hours", &host.file("state/handshakes")]);
 
     let found = examine(&host, &[]);
@@ -210,7 +183,7 @@ fn a_daemon_knows_more_and_other_hosts_are_asked() {
     let leases = Leases::new(CONFIG);
     let pair = Pair::new(&leases);
     for host in [&pair.left, &pair.right] {
-        forward(host);
+        host.forward();
     }
     let mut left = pair.left.start(&["--iface=u1", "--iptables-forward-rules=false"]);
     let mut right = pair.right.start(&["--iface=u2", "--iptables-forward-rules=false"]);
@@ -240,7 +213,7 @@ fn a_daemon_knows_more_and_other_hosts_are_asked() {
     left.wait_until("counted", |daemon| daemon.ask("drops")["inbound"] != serde_json::json!([]));
     examine(&pair.left, &[]).expect("note", "unknown-sender", "1 datagrams");
     let again = send.replace("s.sendto", "import time\nwhile not time.sleep(0.05): s.sendto");
-    let _stranger = Beside::start(&pair.right, &["python3", "-c", &again]);
+    let _stranger = pair.right.beside(&["python3", "-c", &again]);
     left.wait_until("counted on", |daemon| {
         daemon.ask("drops")["inbound"][0]["count"].as_u64().is_some_and(|count| count > 1)
     });

@@ -3,24 +3,17 @@
 use std::fs;
 
 use crate::host::{Daemon, Leases, Pair, can_run};
-use crate::{CONFIG, examine, forward, lacks};
+use crate::{CONFIG, examine, lacks};
 
 fn joined(pair: &Pair) -> [Daemon<'_>; 2] {
     for host in [&pair.left, &pair.right] {
-        forward(host);
+        host.forward();
     }
     let mut daemons = [pair.left.start(&["--iface=u1"]), pair.right.start(&["--iface=u2"])];
     for daemon in &mut daemons {
         daemon.wait_until("joined", |daemon| daemon.ask("status")["peers"] == 1);
     }
     daemons
-}
-
-/// Puts a file where leases are, complete from its first moment.
-fn put(leases: &Leases, name: &str, text: &str) {
-    let directory = leases.path().join("subnets");
-    fs::write(directory.join(".new"), text).unwrap();
-    fs::rename(directory.join(".new"), directory.join(name)).unwrap();
 }
 
 #[test]
@@ -32,7 +25,7 @@ fn other_hosts_that_are_not_reached_are_named() {
     let pair = Pair::new(&leases);
     let [mut left, _right] = joined(&pair);
     // One that is not there, beside one that is.
-    put(&leases, "10.244.8.0-24", r#"{"PublicIP":"10.168.0.88"}"#);
+    leases.put("10.244.8.0-24", r#"{"PublicIP":"10.168.0.88"}"#);
     left.wait_until("two peers", |daemon| daemon.ask("status")["peers"] == 2);
     examine(&pair.left, &[]).expect("warning", "probe", "10.244.8.0 (at 10.168.0.88:8285)");
     let few = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"];
@@ -58,7 +51,7 @@ fn what_a_daemon_says_of_the_store_is_passed_on() {
     let leases = Leases::new(CONFIG);
     let pair = Pair::new(&leases);
     let [mut left, _right] = joined(&pair);
-    put(&leases, "10.244.9.0-24", "{nonsense");
+    leases.put("10.244.9.0-24", "{nonsense");
     left.wait_until("a lease rejected", |daemon| {
         daemon.ask("status")["rejected"].as_array().is_some_and(|rejected| !rejected.is_empty())
     });
@@ -82,7 +75,7 @@ fn what_a_daemon_says_of_the_store_is_passed_on() {
         daemon.ask("status")["problems"] == serde_json::json!([])
     });
     // Somebody else takes the lease.
-    put(&leases, "10.244.1.0-24", r#"{"PublicIP":"10.168.0.99"}"#);
+    leases.put("10.244.1.0-24", r#"{"PublicIP":"10.168.0.99"}"#);
     left.wait_until("a lease that was taken", |daemon| daemon.ask("status")["ready"] == false);
     examine(&pair.left, &[]).expect("error", "daemon", "The daemon says: ");
 }

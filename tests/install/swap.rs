@@ -4,12 +4,11 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::host::{Host, Leases, Pair, can_run};
+use crate::host::{Leases, Pair, can_run};
 use crate::machine::Machine;
 use crate::pings::Pings;
 use crate::repository;
@@ -38,11 +37,13 @@ fn weft_takes_flannelds_place_and_gives_it_back() {
     }
     machine.write("/run/flannel/subnet.env", SUBNET_FILE);
     for host in [&pair.left, &pair.right] {
-        host.run(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+        host.forward();
     }
     machine.install_unpacked();
     install_flanneld(&machine);
-    let _far = OtherFlanneld::start(&pair.right);
+    let (imitation, [local, subnet, route]) = (imitation(), options(2));
+    let program = imitation.to_str().unwrap();
+    let _far = pair.right.beside(&["python3", program, &local, &subnet, &route]);
     machine.wait_for("a way between two hosts with flanneld", |_| answers(&pair));
 
     before(&machine);
@@ -73,11 +74,8 @@ const SUBNET_FILE: &str = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.
 
 /// As flanneld writes it, over whatever is there.
 fn flannelds_lease(leases: &Leases, number: u8) {
-    let directory = leases.path().join("subnets");
-    fs::create_dir_all(&directory).unwrap();
     let value = json!({"PublicIP": format!("10.168.0.{}", number + 1), "PublicIPv6": null});
-    fs::write(directory.join(".new"), value.to_string()).unwrap();
-    fs::rename(directory.join(".new"), directory.join(format!("10.244.{number}.0-24"))).unwrap();
+    leases.put(&format!("10.244.{number}.0-24"), &value.to_string());
 }
 
 /// The imitation of flanneld.
@@ -106,24 +104,6 @@ fn install_flanneld(machine: &Machine) {
     fs::copy(imitation(), machine.path("/usr/lib/flannel_peer.py")).unwrap();
     machine.run("ln --symbolic /usr/bin/python3 /usr/local/bin/flanneld");
     machine.run("systemctl daemon-reload && systemctl enable --now flanneld");
-}
-
-/// flanneld of the other host.
-struct OtherFlanneld(Child);
-
-impl OtherFlanneld {
-    fn start(host: &Host) -> Self {
-        let mut command = host.command(&["python3"]);
-        command.arg(imitation()).args(options(2));
-        Self(command.stdout(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for OtherFlanneld {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn answers(pair: &Pair) -> Option<()> {
