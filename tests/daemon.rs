@@ -330,6 +330,28 @@ fn a_second_daemon_is_refused_with_a_sentence() {
     assert_eq!(first.ask("status")["ready"], true);
 }
 
+/// In a container its process has another number than for whoever asks from outside.
+#[test]
+fn a_daemon_in_a_container_is_not_in_its_own_way() {
+    needs_namespaces!();
+    let host = Host::alone(&Leases::new(CONFIG));
+    let mut daemon =
+        host.spawn_by(&["unshare", "--pid", "--fork", "--kill-child"], &["--iface=u1"]);
+    daemon.wait_until("ready", |daemon| daemon.ask("status")["ready"] == true);
+    assert_eq!(daemon.ask("status")["pid"], 1);
+    let plan = |socket: &str| {
+        let socket = format!("--admin-socket={}", host.file(socket));
+        let mut command = host.command(&[env!("CARGO_BIN_EXE_weft"), "plan", "--iface=u1"]);
+        let output = command.args(host.arguments()).arg(socket).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let said = plan("weft.sock");
+    assert!(said.starts_with("udp over u1") && !said.contains("belongs to"), "{said}");
+    // For a daemon that is to have another socket, it is one of others.
+    let said = plan("another.sock");
+    assert!(said.contains("! flannel0 belongs to weft (process "), "{said}");
+}
+
 #[test]
 fn a_taken_port_is_named_with_its_owner() {
     needs_namespaces!();
