@@ -134,11 +134,12 @@ fn fragments_of_v6() {
     let first = parse(&with_extensions(&[(ipv6::FRAGMENT, &[0, 0, 1, 0, 0, 0, 0])])).unwrap();
     assert!(first.is_fragment() && !first.is_later_fragment());
     // Behind a later fragment header is data, whatever number it carries.
-    let later =
-        with_extensions(&[(ipv6::FRAGMENT, &[0, 0, 8, 0, 0, 0, 0]), (ipv6::ROUTING, SHORT)]);
-    let layout = parse(&later).unwrap();
-    assert!(layout.is_fragment() && layout.is_later_fragment());
-    assert_eq!((layout.transport_offset(), layout.protocol()), (48, ipv6::ROUTING));
+    for number in [ipv6::ROUTING, ipv6::HOP_BY_HOP] {
+        let headers = [(ipv6::FRAGMENT, &[0, 0, 8, 0, 0, 0, 0][..]), (number, SHORT)];
+        let layout = parse(&with_extensions(&headers)).unwrap();
+        assert!(layout.is_fragment() && layout.is_later_fragment());
+        assert_eq!((layout.transport_offset(), layout.protocol()), (48, number));
+    }
 }
 
 /// Found by fuzzing: the second fragment header hid the first one.

@@ -3,7 +3,7 @@
 use std::vec;
 use std::vec::Vec;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{IpNumber, NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use tun_rs::{GROTable, VIRTIO_NET_HDR_LEN, VirtioNetHdr};
 
@@ -81,9 +81,12 @@ proptest! {
             packet[at % header] = value;
         }
         packet.truncate(packet.len() - cut);
-        if packet::parse(&packet).is_ok() {
+        if let Ok(layout) = packet::parse(&packet) {
             let theirs = etherparse::IpSlice::from_slice(&packet);
-            prop_assert!(theirs.is_ok(), "{:?}", theirs);
+            // It goes on behind authentication headers, and into later fragments, whose number says
+            // nothing about what is in them (RFC 8200 section 4.5). We do neither.
+            let goes_on = IpNumber(layout.protocol()).is_ipv6_ext_header_value();
+            prop_assert!(theirs.is_ok() || goes_on, "{:?}", theirs);
         }
     }
 
