@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::lab::{Lab, LabOptions, Namespace, Side, left_behind};
 use crate::measure::{CONGESTION_CONTROL, stream_gbps};
-use crate::path::{DaemonArguments, SEALED, Weft, WeftNode};
+use crate::path::{DaemonArguments, WeftNode};
 use crate::publish::Output;
 use crate::report::{Bar, Machine, median};
 
@@ -143,7 +143,7 @@ struct FloodReport {
 pub fn run(arguments: &FloodArguments) -> Result<bool> {
     let mut weft = arguments.daemons.weft()?;
     if arguments.initiations {
-        weft.config = Weft::with_backend(&weft.program, SEALED).config;
+        weft.seal();
     }
     let lab = Lab::new(LabOptions::default())?;
     let mut nodes = [weft.start(&lab, Side::One)?, weft.start(&lab, Side::Two)?];

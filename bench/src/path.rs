@@ -1,10 +1,12 @@
 //! Ways to carry packets between the two hosts of a lab, set up and taken down again.
 
+pub mod many;
 mod program;
 mod vxlan;
 mod weft;
 mod wireguard;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use crate::lab::{
 };
 
 /// The `Backend` of sealed traffic, and of those that the kernel carries.
-pub(crate) const SEALED: &str = r#"{"Type":"udp","Encryption":"wireguard"}"#;
+const SEALED: &str = r#"{"Type":"udp","Encryption":"wireguard"}"#;
 const HOST_GW: &str = r#"{"Type":"host-gw"}"#;
 const VXLAN: &str = r#"{"Type":"vxlan"}"#;
 
@@ -168,51 +170,78 @@ pub struct RunningPath {
 impl RunningPath {
     /// Sets the path up between the lab's hosts and waits until packets cross it.
     pub fn start(lab: &Lab, kind: PathKind, programs: &Programs) -> Result<RunningPath> {
-        let (forwarders, nodes, tunnels) = (Vec::new(), Vec::new(), Vec::new());
-        let mut path = RunningPath { kind, forwarders, nodes, tunnels };
+        let mut path = RunningPath::of(kind);
         match kind {
             PathKind::Bare | PathKind::HostGw => route_through_hosts(lab)?,
             PathKind::Vxlan => vxlan::set_up(lab)?,
-            PathKind::PerPacket => path.start_forwarders(lab, programs, "per-packet")?,
-            PathKind::TokioUring => path.start_forwarders(lab, programs, "per-await")?,
-            PathKind::Weft => path.start_weft(lab, programs, None, &[])?,
-            PathKind::WeftEpoll => path.start_weft(lab, programs, None, &["--engine", "epoll"])?,
-            PathKind::Weft2 => path.start_weft(lab, programs, None, &["--workers", "2"])?,
-            PathKind::WeftSealed => path.start_weft(lab, programs, Some(SEALED), &[])?,
-            PathKind::WeftHostGw => path.start_weft(lab, programs, Some(HOST_GW), &[])?,
-            PathKind::WeftVxlan => path.start_weft(lab, programs, Some(VXLAN), &[])?,
+            PathKind::PerPacket | PathKind::TokioUring => {
+                for side in Side::BOTH {
+                    let other = side.other();
+                    let peer = peer(&other.subnet(), other.underlay_address());
+                    path.start_forwarder(lab, side, programs, &[own(&side.subnet()), peer])?;
+                }
+            }
+            PathKind::Weft | PathKind::WeftEpoll | PathKind::Weft2 => {
+                path.start_weft(lab, Weft::new(&programs.weft), programs)?;
+            }
+            PathKind::WeftSealed => path.start_weft_with(lab, programs, SEALED)?,
+            PathKind::WeftHostGw => path.start_weft_with(lab, programs, HOST_GW)?,
+            PathKind::WeftVxlan => path.start_weft_with(lab, programs, VXLAN)?,
             PathKind::Wireguard => path.start_wireguard(lab, programs, Flavour::Kernel)?,
             PathKind::WireguardGo => path.start_wireguard(lab, programs, Flavour::Go)?,
             PathKind::BoringtunCli => path.start_wireguard(lab, programs, Flavour::Boringtun)?,
         }
-        path.wait_for_traffic(lab)?;
+        path.wait_for_traffic(lab, Side::Two.pod_address())?;
         Ok(path)
     }
 
-    /// With another `Backend` than the usual one, if it is given.
-    fn start_weft(
-        &mut self,
-        lab: &Lab,
-        programs: &Programs,
-        backend: Option<&str>,
-        flags: &[&str],
-    ) -> Result<()> {
-        let mut weft = match backend {
-            Some(backend) => Weft::with_backend(&programs.weft, backend),
-            None => Weft::new(&programs.weft),
-        };
-        let flags = flags.iter().map(|&flag| flag.to_owned());
-        weft.flags = flags.chain(programs.weft_flags.iter().cloned()).collect();
+    fn of(kind: PathKind) -> RunningPath {
+        let (forwarders, nodes, tunnels) = (Vec::new(), Vec::new(), Vec::new());
+        RunningPath { kind, forwarders, nodes, tunnels }
+    }
+
+    /// With another `Backend` than the usual one.
+    fn start_weft_with(&mut self, lab: &Lab, programs: &Programs, backend: &str) -> Result<()> {
+        self.start_weft(lab, Weft::with_backend(&programs.weft, backend), programs)
+    }
+
+    fn start_weft(&mut self, lab: &Lab, mut weft: Weft, programs: &Programs) -> Result<()> {
+        weft.flags = self.weft_flags(programs);
         for side in Side::BOTH {
             self.nodes.push(weft.start(lab, side)?);
         }
         Ok(())
     }
 
-    fn start_forwarders(&mut self, lab: &Lab, programs: &Programs, command: &str) -> Result<()> {
-        for side in Side::BOTH {
-            self.forwarders.push(start_forwarder(lab, side, programs, command)?);
-        }
+    /// The flags of the kind's daemons, and those that were asked for.
+    fn weft_flags(&self, programs: &Programs) -> Vec<String> {
+        let flags: &[&str] = match self.kind {
+            PathKind::WeftEpoll => &["--engine", "epoll"],
+            PathKind::Weft2 => &["--workers", "2"],
+            _ => &[],
+        };
+        let flags = flags.iter().map(|&flag| flag.to_owned());
+        flags.chain(programs.weft_flags.iter().cloned()).collect()
+    }
+
+    /// Starts the comparator that the kind names on one host, with these subnets: its own and its
+    /// peers', as [`own`] and [`peer`] write them.
+    fn start_forwarder(
+        &mut self,
+        lab: &Lab,
+        side: Side,
+        programs: &Programs,
+        subnets: &[String],
+    ) -> Result<()> {
+        let bench = programs.bench.to_str().context("The path of weft-bench is not UTF-8")?;
+        let command = if self.kind == PathKind::TokioUring { "per-await" } else { "per-packet" };
+        let local = side.underlay_address().to_string();
+        let mtu = lab.options().underlay_mtu.to_string();
+        let mut arguments = vec![bench, command, "--local", &local, "--underlay-mtu", &mtu];
+        arguments.extend(subnets.iter().map(String::as_str));
+        let mut process = lab.host(side).spawn(&arguments)?;
+        process.wait_for_output("ready", START_LIMIT)?;
+        self.forwarders.push(process);
         Ok(())
     }
 
@@ -286,10 +315,9 @@ impl RunningPath {
         Side::BOTH.into_iter().try_for_each(|side| check_clean(lab, side))
     }
 
-    fn wait_for_traffic(&mut self, lab: &Lab) -> Result<()> {
-        let target = Side::Two.pod_address().into();
+    fn wait_for_traffic(&mut self, lab: &Lab, pod: Ipv4Addr) -> Result<()> {
         let check = || self.check_running();
-        let waited = lab.wait_for_reply(Side::One, target, START_LIMIT, check);
+        let waited = lab.wait_for_reply(Side::One, pod.into(), START_LIMIT, check);
         waited.with_context(|| self.complaints())
     }
 
@@ -330,19 +358,14 @@ fn wait_for_device_to_go(lab: &Lab) -> Result<()> {
     })
 }
 
-fn start_forwarder(lab: &Lab, side: Side, programs: &Programs, command: &str) -> Result<Process> {
-    let bench = programs.bench.to_str().context("The path of weft-bench is not UTF-8")?;
-    let local = side.underlay_address().to_string();
-    let peer = format!("{}={}", side.other().subnet(), side.other().underlay_address());
-    let (own, mtu) = (side.subnet(), lab.options().underlay_mtu.to_string());
-    #[rustfmt::skip]
-    let arguments = [
-        bench, command, "--local", &local, "--own", &own, "--peer", &peer,
-        "--underlay-mtu", &mtu,
-    ];
-    let mut process = lab.host(side).spawn(&arguments)?;
-    process.wait_for_output("ready", START_LIMIT)?;
-    Ok(process)
+/// How a forwarder is told of its own subnet.
+fn own(subnet: &str) -> String {
+    format!("--own={subnet}")
+}
+
+/// How a forwarder is told of a peer.
+fn peer(subnet: &str, address: Ipv4Addr) -> String {
+    format!("--peer={subnet}={address}")
 }
 
 /// An error if a host still has a device or a route of a path, or if a program runs in it.

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::lab::{Lab, LabOptions, Side, Signal, left_behind, wait_until};
-use crate::path::{DaemonArguments, SEALED, Weft, WeftNode};
+use crate::path::{DaemonArguments, Weft, WeftNode};
 use crate::publish::Output;
 use crate::report::{Bar, Machine, median};
 use crate::train::Train;
@@ -80,7 +80,7 @@ struct RestartReport {
 pub fn run(arguments: &RestartArguments) -> Result<bool> {
     let mut weft = arguments.daemons.weft()?;
     if arguments.sealed {
-        weft.config = Weft::with_backend(&weft.program, SEALED).config;
+        weft.seal();
     }
     let lab = Lab::new(LabOptions::default())?;
     let mut run = Run::start(&lab, weft)?;

@@ -117,11 +117,32 @@ impl Plan {
             }
             Ok(())
         })?;
+        if self.steps.contains(&Step::Peers) {
+            let figures = round.add(Step::Peers, self.many_peers(kind, &options));
+            show(Step::Peers, &figures, round);
+        }
         if self.steps.contains(&Step::Cold) {
             let figures = round.add(Step::Cold, self.start_cold(kind, &options));
             show(Step::Cold, &figures, round);
         }
         Ok(())
+    }
+
+    /// Sends to a host that stands for many.
+    fn many_peers(&self, kind: PathKind, options: &LabOptions) -> Result<Sample> {
+        let lab = Lab::new(kind.lab_options(options))?;
+        let mut path = RunningPath::start_to_many(&lab, kind, &self.programs)?;
+        let on = MeasuredPath {
+            lab: &lab,
+            path: &path,
+            bench: &self.programs.bench,
+            seconds: self.seconds,
+        };
+        let figures = on.peers()?;
+        path.check_running()?;
+        drop(path);
+        lab.close()?;
+        Ok(figures)
     }
 
     /// Sets a path up while a train runs already, for the time until its first reply.

@@ -305,7 +305,8 @@ fn every_step_gives_figures_or_says_why_not() {
     let on = MeasuredPath { lab: &lab, path: &path, bench: &bench, seconds: 1 };
     let mut round = Round::default();
     let all = steps(&[Measure::Udp, Measure::Flows, Measure::Rtt], &[Congestion::Cubic]);
-    for step in all.into_iter().chain([Step::Tcp1Reverse, Step::Tcp1Limited]) {
+    let all = all.into_iter().filter(|step| *step != Step::Peers);
+    for step in all.chain([Step::Tcp1Reverse, Step::Tcp1Limited]) {
         let figures = round.take(step, on);
         let is_missing = round.missing.contains_key(&step.name());
         assert_eq!(figures.iter().next().is_none(), is_missing, "{}", step.name());
@@ -318,5 +319,39 @@ fn every_step_gives_figures_or_says_why_not() {
     assert!(round.sample.get(Figure::FlowsKpps).is_some_and(|kpps| kpps > 0.0));
     path.stop(&lab).unwrap();
     lab.close().unwrap();
+    assert_eq!(left_behind(), Vec::<String>::new());
+}
+
+/// Host 2 stands for fifty peers, and each gets a part of what is sent.
+#[test]
+fn many_peers_get_datagrams() {
+    for kind in [PathKind::HostGw, PathKind::Vxlan, PathKind::PerPacket] {
+        let lab = Lab::new(small(kind)).unwrap();
+        // Packets to each peer, as they arrive.
+        let counters: String =
+            (1..=50).map(|n| format!("ip daddr 10.168.1.{n} counter\n")).collect();
+        let hook = "type filter hook prerouting priority -350";
+        let rules = format!("table ip counted {{ chain arrivals {{\n{hook}\n{counters}}}\n}}");
+        lab.host(Side::Two).run(&["nft", &rules]).unwrap();
+        let path = RunningPath::start_to_many(&lab, kind, &programs()).unwrap();
+        let bench = programs().bench;
+        let on = MeasuredPath { lab: &lab, path: &path, bench: &bench, seconds: 1 };
+        let sample = on.peers().unwrap();
+        let name = kind.name();
+        assert!(sample.get(Figure::PeersKpps).is_some_and(|kpps| kpps > 1.0), "{name}: {sample:?}");
+        assert!(sample.get(Figure::PeersLossPercent).is_some_and(|loss| loss < 95.0), "{name}");
+        if kind != PathKind::HostGw {
+            let counted = lab.host(Side::Two).run(&["nft", "list", "table", "ip", "counted"]);
+            let counted = counted.unwrap();
+            assert_eq!(counted.matches("counter packets").count(), 50, "{name}");
+            assert!(!counted.contains("counter packets 0 "), "{name}: {counted}");
+        }
+        drop(path);
+        lab.close().unwrap();
+    }
+    let unsuited = Lab::new(small(PathKind::WeftSealed)).unwrap();
+    let refused = RunningPath::start_to_many(&unsuited, PathKind::WeftSealed, &programs());
+    assert!(refused.err().unwrap().to_string().contains("cannot stand for many"));
+    unsuited.close().unwrap();
     assert_eq!(left_behind(), Vec::<String>::new());
 }

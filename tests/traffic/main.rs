@@ -20,6 +20,7 @@ mod integrity;
 mod interop;
 mod ipv6;
 mod load;
+mod many;
 mod matrix;
 mod mtu;
 mod netem;

@@ -154,6 +154,8 @@ figures! {
         GsoGbps "gso_gbps", "GSO", "Gb/s", Higher, 2;
         /// 64 bytes in 200 flows.
         FlowsKpps "flows200_kpps", "200 flows", "kpps", Higher, 0;
+        /// 64 bytes in 200 flows to fifty peers.
+        PeersKpps "peers50_kpps", "50 peers", "kpps", Higher, 0;
     }
     /// What those datagrams cost.
     DatagramCost "Processor time for each datagram delivered at overload" {
@@ -169,6 +171,8 @@ figures! {
         GsoCpuUs "gso_cpu_us", "GSO", "us", Lower, 2;
         /// 64 bytes in 200 flows.
         FlowsCpuUs "flows200_cpu_us", "200 flows", "us", Lower, 2;
+        /// 64 bytes in 200 flows to fifty peers.
+        PeersCpuUs "peers50_cpu_us", "50 peers", "us", Lower, 2;
     }
     /// What became of the others.
     Losses "Datagrams lost and disordered at overload" {
@@ -188,6 +192,10 @@ figures! {
         FlowsLossPercent "flows200_loss_percent", "200 flows", "% lost", Lower, 1;
         /// Of the datagrams in 200 flows, those that arrived after a later one of their flow.
         FlowsDisorderPercent "flows200_disorder_percent", "200 flows", "% late", Lower, 2;
+        /// Of the datagrams to fifty peers, those that did not arrive.
+        PeersLossPercent "peers50_loss_percent", "50 peers", "% lost", Lower, 1;
+        /// Of the datagrams to fifty peers, those that arrived after a later one of their flow.
+        PeersDisorderPercent "peers50_disorder_percent", "50 peers", "% late", Lower, 2;
     }
     /// What gets through whole.
     Lossless "Highest rate with at most 0.1 % loss" {

@@ -14,7 +14,7 @@ use super::sockperf::{self, RoundTrip};
 use super::step::{Congestion, Step};
 use super::{Figure, Sample, ping_loss, timed};
 use crate::lab::{Lab, OneCoreEach, Process, Side};
-use crate::path::RunningPath;
+use crate::path::{RunningPath, many};
 
 /// Payload of the small datagrams, in bytes.
 const DATAGRAM_BYTES: u32 = 64;
@@ -34,10 +34,10 @@ const ATTEMPT_SECONDS: u32 = 1;
 /// Datagrams that an application with trains gives the kernel at once: 31,200 bytes of payload.
 const TRAIN: u16 = 24;
 
-/// 200 flows: each of four sockets sends to each of fifty addresses. The addresses lie in a prefix
-/// that pod 2 takes as its own.
+/// 200 flows: each of four sockets sends to each of fifty addresses, as many as peers otherwise. The
+/// addresses lie in a prefix that pod 2 takes as its own.
 const FLOW_SOCKETS: u16 = 4;
-const FLOW_ADDRESSES: u8 = 50;
+const FLOW_ADDRESSES: u8 = many::PEERS;
 const FLOW_FIRST: u8 = 128;
 const FLOW_PREFIX: &str = "10.244.2.128/26";
 
@@ -88,8 +88,8 @@ impl MeasuredPath<'_> {
     /// Takes one step and gives its figures.
     pub fn take(self, step: Step) -> Result<Sample> {
         match step {
-            // Needs a lab in which the path does not run yet.
-            Step::Cold => Ok(Sample::default()),
+            // These need a lab of their own.
+            Step::Cold | Step::Peers => Ok(Sample::default()),
             Step::Ping => Ok(Sample::from_iter([(Figure::PingLossPercent, ping_loss(self.lab)?)])),
             Step::Memory => self.memory(),
             Step::Tcp1 | Step::Tcp4 | Step::Tcp16 => self.streams(step),
@@ -235,18 +235,37 @@ impl MeasuredPath<'_> {
         let pod = self.lab.pod(Side::Two);
         pod.ip(&["route", "replace", "local", FLOW_PREFIX, "dev", "lo"])?;
         let addresses = (FLOW_FIRST..FLOW_FIRST + FLOW_ADDRESSES).map(|n| format!("10.244.2.{n}"));
-        let to = addresses.collect::<Vec<_>>().join(",");
+        let figures = [
+            Figure::FlowsKpps,
+            Figure::FlowsCpuUs,
+            Figure::FlowsLossPercent,
+            Figure::FlowsDisorderPercent,
+        ];
+        self.flows_to(&addresses.collect::<Vec<_>>(), figures)
+    }
+
+    /// As many flows to pods of as many peers as there are addresses otherwise. The path must have
+    /// been started by [`RunningPath::start_to_many`].
+    pub fn peers(self) -> Result<Sample> {
+        let figures = [
+            Figure::PeersKpps,
+            Figure::PeersCpuUs,
+            Figure::PeersLossPercent,
+            Figure::PeersDisorderPercent,
+        ];
+        let pods: Vec<String> = many::pods().map(|pod| pod.to_string()).collect();
+        self.flows_to(&pods, figures)
+    }
+
+    /// Four flows to each address.
+    fn flows_to(self, to: &[String], figures: [Figure; 4]) -> Result<Sample> {
+        let to = to.join(",");
         let load = Datagrams { to: &to, sockets: FLOW_SOCKETS, ..Datagrams::of("64") };
         // Host 2 asks for each address once, and keeps few datagrams meanwhile.
         self.load(ATTEMPT_SECONDS, Datagrams { rate: Some(1000), ..load })?;
         let fate = self.load(self.seconds, load)?;
-        let figures = [
-            (Figure::FlowsKpps, fate.kpps()),
-            (Figure::FlowsCpuUs, fate.cpu_us()),
-            (Figure::FlowsLossPercent, fate.loss_percent()),
-            (Figure::FlowsDisorderPercent, fate.disorder_percent()),
-        ];
-        Ok(figures.into_iter().collect())
+        let values = [fate.kpps(), fate.cpu_us(), fate.loss_percent(), fate.disorder_percent()];
+        Ok(figures.into_iter().zip(values).collect())
     }
 
     fn ping_pong(self) -> Result<RoundTrip> {

@@ -19,7 +19,7 @@ pub enum Measure {
     Busy,
     /// Stream, datagrams and round trip while each daemon may use one core.
     Limited,
-    /// Datagrams in 200 flows.
+    /// Datagrams in 200 flows, to one peer and to fifty.
     Flows,
     /// The time from a daemon's start to the first packet.
     Cold,
@@ -78,6 +78,7 @@ pub enum Step {
     Tcp1Limited,
     Udp64Limited,
     RoundTripLimited,
+    Peers,
     Cold,
 }
 
@@ -85,9 +86,9 @@ impl Measure {
     fn steps(self) -> &'static [Step] {
         use Step::{
             Cold, Datagrams64, Datagrams512, Datagrams1300, Flows, Gso, Imix, Lossless64,
-            LosslessImix, Memory, Ping, RoundTrip, RoundTripBusy, RoundTripLimited, RoundTripPaced,
-            Tcp1, Tcp1Bbr, Tcp1Busy, Tcp1Limited, Tcp1Reverse, Tcp4, Tcp4Bbr, Tcp4Reverse, Tcp16,
-            Udp64, Udp64Busy, Udp64Limited,
+            LosslessImix, Memory, Peers, Ping, RoundTrip, RoundTripBusy, RoundTripLimited,
+            RoundTripPaced, Tcp1, Tcp1Bbr, Tcp1Busy, Tcp1Limited, Tcp1Reverse, Tcp4, Tcp4Bbr,
+            Tcp4Reverse, Tcp16, Udp64, Udp64Busy, Udp64Limited,
         };
         match self {
             Measure::Core => {
@@ -100,7 +101,7 @@ impl Measure {
             Measure::Rtt => &[RoundTrip, RoundTripPaced],
             Measure::Busy => &[Tcp1Busy, Udp64Busy, RoundTripBusy],
             Measure::Limited => &[Tcp1Limited, Udp64Limited, RoundTripLimited],
-            Measure::Flows => &[Flows],
+            Measure::Flows => &[Flows, Peers],
             Measure::Cold => &[Cold],
             Measure::Full => Step::value_variants(),
         }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use super::SEALED;
 use crate::lab::{Lab, NETWORK, NETWORK_V6, Namespace, Process, Side};
 
 /// The engine of a daemon.
@@ -83,13 +84,42 @@ impl Weft {
         Weft { program: program.to_owned(), config, flags: Vec::new() }
     }
 
+    /// What the daemons send is to be sealed.
+    pub fn seal(&mut self) {
+        self.config = Weft::with_backend(&self.program, SEALED).config;
+    }
+
     /// Starts the daemon on one host and returns at once, without waiting for it to be ready.
     ///
     /// Which subnet a host gets is fixed by writing, before the first start, the `subnet.env` of an
     /// imaginary earlier run: like flanneld, weft takes its previous subnet again if nobody has it.
     pub fn start(&self, lab: &Lab, side: Side) -> Result<WeftNode> {
         let files = Files::of(lab, side);
-        files.prepare(lab, side, &self.config)?;
+        files.prepare(lab, side, &format!("{}/24", side.gateway_address()), &self.config)?;
+        self.start_in(lab, side, files)
+    }
+
+    /// Starts it with a lease directory of its own, in which others have these leases, name and
+    /// value, and with this subnet, as `subnet.env` has it.
+    pub fn start_knowing(
+        &self,
+        lab: &Lab,
+        side: Side,
+        subnet: &str,
+        others: &[(String, String)],
+    ) -> Result<WeftNode> {
+        let mut files = Files::of(lab, side);
+        files.leases.set_extension(side.number().to_string());
+        let subnets = files.leases.join("subnets");
+        std::fs::create_dir_all(&subnets).context("Cannot make a lease directory")?;
+        for (name, value) in others {
+            write_new(&subnets.join(name), value)?;
+        }
+        files.prepare(lab, side, subnet, &self.config)?;
+        self.start_in(lab, side, files)
+    }
+
+    fn start_in(&self, lab: &Lab, side: Side, files: Files) -> Result<WeftNode> {
         let [leases, socket, state, subnet] =
             [&files.leases, &files.socket, &files.state, &files.subnet].map(|path| text(path));
         let program = text(&self.program);
@@ -223,13 +253,12 @@ impl Files {
     }
 
     /// Makes what must exist before the first start, and leaves alone what exists already.
-    fn prepare(&self, lab: &Lab, side: Side, config: &str) -> Result<()> {
+    fn prepare(&self, lab: &Lab, side: Side, subnet: &str, config: &str) -> Result<()> {
         let own = lab.directory().join(format!("host{}", side.number()));
         for directory in [&own, &self.leases] {
             std::fs::create_dir_all(directory).context("Cannot make a directory for weft")?;
         }
         write_new(&self.leases.join("config"), config)?;
-        let gateway = side.gateway_address();
         let ipv6 = if lab.options().ipv6 {
             let gateway = side.gateway_address_v6();
             format!("FLANNEL_IPV6_NETWORK={NETWORK_V6}\nFLANNEL_IPV6_SUBNET={gateway}/64\n")
@@ -237,7 +266,7 @@ impl Files {
             String::new()
         };
         let previous = format!(
-            "FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET={gateway}/24\n{ipv6}FLANNEL_MTU=1472\n\
+            "FLANNEL_NETWORK={NETWORK}\nFLANNEL_SUBNET={subnet}\n{ipv6}FLANNEL_MTU=1472\n\
              FLANNEL_IPMASQ=false\n"
         );
         write_new(&self.subnet, &previous)
