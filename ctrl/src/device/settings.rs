@@ -89,7 +89,7 @@ impl Setting {
     pub(crate) fn read(self, device: &str) -> Option<u8> {
         let read = |device| fs::read_to_string(self.path(device)).ok()?.trim().parse().ok();
         match self {
-            Self::ReversePath => read(device).max(read("all")),
+            Self::ReversePath => in_force(read(device), read("all")),
             _ => read(device),
         }
     }
@@ -121,6 +121,11 @@ impl Setting {
     }
 }
 
+/// A value that cannot be read may be anything, and so may then what is in force.
+fn in_force(device: Option<u8>, all: Option<u8>) -> Option<u8> {
+    device.zip(all).map(|(device, all)| device.max(all))
+}
+
 impl fmt::Display for Setting {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())
@@ -130,6 +135,16 @@ impl fmt::Display for Setting {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_one_is_strict_and_the_greater_one_holds() {
+        let rows = [(0, 0, false), (0, 1, true), (1, 0, true), (1, 1, true), (1, 2, false)];
+        for (device, all, expected) in rows {
+            let value = in_force(Some(device), Some(all)).unwrap();
+            assert_eq!(!Setting::ReversePath.is_right(value), expected, "{device} {all}");
+        }
+        assert_eq!([in_force(None, Some(0)), in_force(Some(0), None)], [None; 2]);
+    }
 
     #[test]
     fn only_a_strict_check_is_wrong() {

@@ -152,6 +152,11 @@ impl OwnChain {
         }
     }
 
+    /// Gives it these rules, whatever it has.
+    pub(super) async fn fill(self, rules: &[String]) -> Result<(), CommandError> {
+        load(&self.filling(rules)).await
+    }
+
     /// The lines that [`OwnChain::keep`] would give to `nft`.
     pub(super) async fn preview(
         self,

@@ -8,8 +8,8 @@ use super::rules::{Family, Overlay};
 use super::{Options, Wanted, clamp, wall};
 
 /// The lines that a start would give to `iptables-restore` or `nft` for what is wanted: flannel's rules,
-/// and the table that is only weft's. Rules of the other kind, which it takes away afterwards, are not looked for. `past` is what rules of
-/// an earlier process were made from.
+/// and the table that is only weft's. Rules of the other kind, which it takes away afterwards, are not
+/// looked for. `past` is what rules of an earlier process were made from.
 ///
 /// # Errors
 /// The rules cannot be read.

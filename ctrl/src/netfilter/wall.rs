@@ -59,7 +59,7 @@ pub(crate) async fn raise(networks: &[IpNet]) -> Result<(), WallError> {
         return Ok(());
     }
     let rules: Vec<String> = ways_in().chain(networks.iter().flat_map(drops)).collect();
-    CHAIN.keep(Some(&rules)).await.map(drop).map_err(WallError::Chain)
+    CHAIN.fill(&rules).await.map_err(WallError::Chain)
 }
 
 /// How many packets were dropped since the chain was filled last. `None` if there is no chain.

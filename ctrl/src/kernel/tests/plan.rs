@@ -15,6 +15,10 @@ const PEER: &str = "
 const LINK: &str = "
     link flannel.1";
 
+/// The line that makes it.
+const LINK_ADDED: &str = "link add flannel.1 address 0a:00:00:00:00:01 mtu 1450 type vxlan id 1 \
+    local 10.168.0.2 dev u1 dstport 8472 nolearning";
+
 fn with(parts: &[&str]) -> String {
     parts.join("\n")
 }
@@ -48,8 +52,7 @@ fn everything_is_made_in_an_order_that_can_succeed() {
         "neigh 10.244.3.0 lladdr 0a:00:00:00:00:03 dev flannel.1",
     ]);
     let expected = [
-        "link add flannel.1 address 0a:00:00:00:00:01 mtu 1450 type vxlan id 1 local 10.168.0.2 \
-         dev u1 dstport 8472 nolearning",
+        LINK_ADDED,
         "link set flannel.1 alias weft",
         "sysctl flannel.1.addr_gen_mode=1",
         "sysctl flannel.1.accept_ra=0",
@@ -72,8 +75,7 @@ fn everything_is_made_in_an_order_that_can_succeed() {
 #[test]
 fn what_a_new_device_has_by_default_is_not_set() {
     let expected = [
-        "link add flannel.1 address 0a:00:00:00:00:01 mtu 1450 type vxlan id 1 local 10.168.0.2 \
-         dev u1 dstport 8472 nolearning",
+        LINK_ADDED,
         "link set flannel.1 alias weft",
         "sysctl flannel.1.addr_gen_mode=1",
         "address add 10.244.1.0/32 dev flannel.1",
