@@ -49,6 +49,38 @@ install_missing() {
         apt-get install --yes --quiet --quiet --no-install-recommends "${missing[@]}"
 }
 
+# What the packages of Debian's archive are signed with.
+# shellcheck disable=SC2034  # used by the scripts that source this
+DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# The archive that this machine gets its packages from.
+debian_archive() {
+    # shellcheck disable=SC2016  # apt expands it
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' \
+        | grep --invert-match security | head --lines 1
+}
+
+# Has apt_in look at one release: apt_of DIRECTORY deb|deb-src RELEASE
+apt_of() {
+    local home=$1 archive
+    archive=$(debian_archive)
+    [[ -n ${archive} ]] || return
+    mkdir --parents "${home}/lists/partial" "${home}/cache/archives/partial" || return
+    echo "$2 [signed-by=${DEBIAN_KEYRING}] ${archive} $3 main" >"${home}/sources.list"
+    apt_in "${home}" apt-get --quiet --quiet update
+}
+
+# A program of apt with all its files below a directory, so that the machine's own choice of packages
+# stays as it is: apt_in DIRECTORY PROGRAM ARGUMENT...
+apt_in() {
+    local home=$1 program=$2
+    shift 2
+    "${program}" --option "Dir::Etc::SourceList=${home}/sources.list" \
+        --option Dir::Etc::SourceParts=/dev/null --option "Dir::State::Lists=${home}/lists" \
+        --option "Dir::Cache=${home}/cache" --option Acquire::http::Timeout=30 \
+        --option APT::Sandbox::User=root --option APT::Update::Post-Invoke-Success::= "$@"
+}
+
 # Ends the script unless namespaces and TUN devices can be had.
 check_machine() {
     command -v cargo >/dev/null || die "cargo was not found: install Rust from https://rustup.rs"

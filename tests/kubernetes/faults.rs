@@ -4,6 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
+use super::cluster::Cluster;
 use super::host::{Daemon, Host};
 use super::{CONFIG, World, is_ready, problems};
 

@@ -1,14 +1,15 @@
 //! The manifests, applied with `kubectl` as the documents say, and daemons that have what they grant and
 //! no more.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::{World, peers, start};
+use super::apiserver::ApiServer;
+use super::cluster::{Cluster, has_kubectl};
+use super::real::KubeApiServer;
+use super::{RealWorld, World, WorldWith, is_ready, problems, spawn};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/kube-weft/configmaps";
 const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/kube-weft/daemonsets";
@@ -27,54 +28,52 @@ const OBJECTS: [&str; 8] = [
     "serviceaccount/weft",
 ];
 
-/// The rights of an administrator, as far as they are needed.
-fn administrator() -> BTreeSet<(String, String)> {
-    let verbs = ["create", "delete", "get", "patch"];
-    let resources = [
-        "clusterrolebindings",
-        "clusterroles",
-        "configmaps",
-        "daemonsets",
-        "namespaces",
-        "rolebindings",
-        "roles",
-        "serviceaccounts",
-    ];
-    let pair = |verb: &str, resource: &str| (verb.to_owned(), resource.to_owned());
-    let of = |verb| resources.into_iter().map(move |resource| pair(verb, resource));
-    verbs.into_iter().flat_map(of).collect()
+/// Which server has what.
+pub(crate) trait Manifests: Cluster + Sized {
+    /// Whether objects can be compared with what they may have.
+    const VALIDATES: &'static str;
+
+    /// What a new cluster has, if it is not there.
+    fn furnish(&self) {}
+
+    /// A token with the rights that the manifests give, and no more.
+    fn token(&self) -> String;
+
+    /// Whether the object is gone, or would be if somebody cleared up after it.
+    fn is_deleted(&self, collection: &str, name: &str) -> bool {
+        let object = self.object(collection, name);
+        object.is_none_or(|object| !object["metadata"]["deletionTimestamp"].is_null())
+    }
 }
 
-impl World {
-    /// Runs `kubectl` beside the API server, for an administrator.
-    fn kubectl(&self, words: &[&str]) -> String {
-        let granted = std::mem::replace(&mut self.server.manners().rights, administrator());
-        let place = self.place.path();
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.switch.namespace, "kubectl"]).args(words);
-        command.arg("--kubeconfig").arg(place.join("kubeconfig")).env("HOME", place);
-        let output = command.output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{words:?}: {error}");
-        self.server.manners().rights = granted;
-        String::from_utf8(output.stdout).unwrap()
+impl Manifests for KubeApiServer {
+    const VALIDATES: &'static str = "--validate=true";
+
+    fn token(&self) -> String {
+        self.token_of("kube-weft", "weft")
+    }
+}
+
+impl Manifests for ApiServer {
+    // It has no schema; another test does that.
+    const VALIDATES: &'static str = "--validate=false";
+
+    fn furnish(&self) {
+        for namespace in ["default", "kube-system"] {
+            self.add(NAMESPACES, json!({"metadata": {"name": namespace}}));
+        }
+        let slice = json!({
+            "metadata": {"name": "kubernetes"},
+            "endpoints": [{"addresses": ["10.168.0.1"]}],
+            "ports": [{"name": "https", "port": 6443}],
+        });
+        self.add("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice);
     }
 
-    /// What became of each object, in the order of [`OBJECTS`].
-    fn apply(&self, directory: &Path) -> Vec<String> {
-        // The API server of the tests has no schema to validate with; another test does that.
-        let place = directory.to_str().unwrap();
-        let text = self.kubectl(&["apply", "--validate=false", "--kustomize", place]);
-        outcomes(&text)
-    }
-
-    fn grant(&self) {
-        let roles = [
-            self.server.object(&format!("{RBAC}/clusterroles"), "weft").unwrap(),
-            self.server
-                .object(&format!("{RBAC}/namespaces/default/roles"), "weft-endpoints")
-                .unwrap(),
-        ];
+    fn token(&self) -> String {
+        let place = format!("{RBAC}/namespaces/default/roles");
+        let roles = [(format!("{RBAC}/clusterroles"), "weft"), (place, "weft-endpoints")]
+            .map(|(collection, name)| self.object(&collection, name).unwrap());
         let texts = |list: &Value| -> Vec<String> { serde_json::from_value(list.clone()).unwrap() };
         let rules = roles.iter().flat_map(|role| role["rules"].as_array().unwrap());
         let rights = rules.flat_map(|rule| {
@@ -84,7 +83,16 @@ impl World {
             };
             texts(&rule["verbs"]).into_iter().flat_map(of)
         });
-        self.server.manners().rights = rights.collect();
+        self.manners().rights = rights.collect();
+        "secret".to_owned()
+    }
+}
+
+impl<S: Manifests> WorldWith<S> {
+    /// What became of each object, in the order of [`OBJECTS`].
+    fn apply(&self, directory: &Path) -> Vec<String> {
+        let place = directory.to_str().unwrap();
+        outcomes(&self.server.kubectl(&["apply", S::VALIDATES, "--kustomize", place]))
     }
 }
 
@@ -118,23 +126,8 @@ fn changed_manifests(place: &Path) -> PathBuf {
     copy
 }
 
-#[test]
-fn the_applied_manifests_grant_what_a_daemon_needs() {
-    if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
-        println!("SKIPPED: the test of the applied manifests needs kubectl");
-        return;
-    }
-    let Some(world) = World::new("") else { return };
-    for namespace in ["default", "kube-system"] {
-        world.server.add(NAMESPACES, json!({"metadata": {"name": namespace}}));
-    }
-    let slice = json!({
-        "metadata": {"name": "kubernetes"},
-        "endpoints": [{"addresses": ["10.168.0.1"]}],
-        "ports": [{"name": "https", "port": 6443}],
-    });
-    world.server.add("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice);
-
+fn apply_and_run<S: Manifests>(world: &WorldWith<S>) {
+    world.server.furnish();
     assert_eq!(world.apply(&manifests()), ["created"; OBJECTS.len()]);
     assert_eq!(world.apply(&manifests()), ["unchanged"; OBJECTS.len()]);
     let changed = world.apply(&changed_manifests(world.place.path()));
@@ -148,23 +141,115 @@ fn the_applied_manifests_grant_what_a_daemon_needs() {
     let config = world.server.object(CONFIG_MAPS, "weft").unwrap();
     let config = config["data"]["net-conf.json"].as_str().unwrap();
     fs::write(world.place.path().join("net-conf.json"), config).unwrap();
-    world.grant();
-    let mut left = start(&world.left, "left");
-    let mut right = start(&world.right, "right");
-    for daemon in [&mut left, &mut right] {
-        daemon.wait_until("joined", |daemon| peers(daemon) == 1);
-    }
-    world.left.run(&["ping", "-c", "3", "-i", "0.05", "-W", "2", "-I", "10.244.1.1", "10.244.2.1"]);
+    fs::write(world.place.path().join("token"), world.server.token()).unwrap();
+    let (mut left, _right) = world.start();
+    world.ping();
     assert_eq!(world.server.annotation("left", "backend-type").as_deref(), Some("vxlan"));
     left.wait_until("scheduled", |_| world.condition("left").is_some());
     let memory = world.left.file("state/kubernetes");
     left.wait_until("told where the API server is", |_| {
         fs::read_to_string(&memory).is_ok_and(|text| text.contains("https://10.168.0.1:6443"))
     });
+}
 
+/// The DaemonSet of a flannel, as far as the guide to the swap changes it.
+fn add_flannel(server: &KubeApiServer) {
+    server.add(NAMESPACES, json!({"metadata": {"name": "kube-flannel"}}));
+    let labels = json!({"app": "flannel"});
+    let terms = json!([{"matchExpressions": [
+        {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]},
+    ]}]);
+    let spec = json!({
+        "affinity": {"nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms},
+        }},
+        "containers": [{"name": "kube-flannel", "image": "flannel"}],
+    });
+    let set = json!({
+        "kind": "DaemonSet",
+        "apiVersion": "apps/v1",
+        "metadata": {"name": "kube-flannel-ds"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    });
+    server.add("/apis/apps/v1/namespaces/kube-flannel/daemonsets", set);
+}
+
+/// The patch that the guide has for it.
+fn guides_patch() -> String {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/migrate-from-flannel.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    let (_, rest) = guide.split_once("patch daemonset kube-flannel-ds --patch '").unwrap();
+    rest.split_once('\'').unwrap().0.to_owned()
+}
+
+/// Node by node, as the guide has it: flannel's pods keep away, ours come to chosen nodes, then to all.
+fn swap(world: &RealWorld) {
+    let version = world.server.kubectl(&["version", "--client"]);
+    if !version.contains("Kustomize Version") {
+        println!("SKIPPED: the canary needs kubectl 1.26 or later");
+        return;
+    }
+    add_flannel(&world.server);
+    let words = ["--namespace=kube-flannel", "patch", "daemonset", "kube-flannel-ds", "--patch"];
+    world.server.kubectl(&[&words[..], &[&guides_patch()]].concat());
+    let flannel = "/apis/apps/v1/namespaces/kube-flannel/daemonsets";
+    let flannel = world.server.object(flannel, "kube-flannel-ds").unwrap();
+    let affinity = &flannel["spec"]["template"]["spec"]["affinity"]["nodeAffinity"];
+    let terms = &affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+    assert_eq!(
+        terms[0]["matchExpressions"][1],
+        json!({"key": "weft", "operator": "DoesNotExist"}),
+        "{terms}"
+    );
+
+    for (directory, selector) in [("canary", json!({"weft": "yes"})), ("kubernetes", Value::Null)] {
+        let outcomes = world.apply(&manifests().with_file_name(directory));
+        let place = OBJECTS.iter().position(|object| *object == "daemonset.apps/weft").unwrap();
+        assert_eq!(outcomes[place], "configured", "{directory}");
+        let set = world.server.object(DAEMON_SETS, "weft").unwrap();
+        assert_eq!(set["spec"]["template"]["spec"]["nodeSelector"], selector);
+    }
+}
+
+fn delete<S: Manifests>(world: &WorldWith<S>) {
     let place = manifests();
     let words = ["delete", "--wait=false", "--kustomize", place.to_str().unwrap()];
-    world.kubectl(&words);
-    assert_eq!(world.server.object(DAEMON_SETS, "weft"), None);
-    assert_eq!(world.server.object(NAMESPACES, "kube-weft"), None);
+    world.server.kubectl(&words);
+    assert!(world.server.is_deleted(DAEMON_SETS, "weft"));
+    assert!(world.server.is_deleted(NAMESPACES, "kube-weft"));
+}
+
+#[test]
+fn the_applied_manifests_grant_what_a_daemon_needs() {
+    if !has_kubectl() {
+        println!("SKIPPED: the test of the applied manifests needs kubectl");
+        return;
+    }
+    let Some(world) = World::new("") else { return };
+    apply_and_run(&world);
+    delete(&world);
+}
+
+/// The objects are judged by the schema of the server, and every right by its roles.
+#[test]
+fn a_real_server_takes_the_manifests_and_grants_what_a_daemon_needs() {
+    let Some(world) = RealWorld::new("") else { return };
+    apply_and_run(&world);
+
+    // Who lacks a right is told which, and goes on as soon as it is there.
+    world.server.kubectl(&["delete", "clusterrolebinding", "weft"]);
+    let mut left = spawn(&world.left, "left");
+    left.wait_until("told", |daemon| {
+        let text = problems(daemon);
+        let refusal = r#"User \"system:serviceaccount:kube-weft:weft\" cannot"#;
+        text.contains(refusal) && text.contains("weft's ClusterRole")
+    });
+    world.server.kubectl(&["apply", "--kustomize", manifests().to_str().unwrap()]);
+    left.wait_until("ready", is_ready);
+    drop(left);
+    swap(&world);
+    delete(&world);
 }

@@ -1,6 +1,7 @@
 //! Daemons with Kubernetes as their source, in network namespaces: hosts at a switch, with an API server
-//! of this process behind it, encrypted and asking for a token. Needs root, `ip`, `nft`, `/dev/net/tun`
-//! and openssl; without them a test says `SKIPPED` and why.
+//! behind it, encrypted and asking for a token: one of this process, or the real one where
+//! `scripts/apiserver` has built it. Needs root, `ip`, `nft`, `/dev/net/tun` and openssl; without them a
+//! test says `SKIPPED` and why.
 
 #![expect(clippy::unwrap_used, reason = "a test whose helper fails must fail")]
 
@@ -11,6 +12,9 @@ mod accounting;
 mod apiserver;
 #[path = "../../ctrl/tests/etcd/certificates.rs"]
 mod certificates;
+#[path = "../../ctrl/tests/kubernetes/cluster.rs"]
+#[expect(dead_code, reason = "shared with the tests of the sources")]
+mod cluster;
 mod faults;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the directory")]
@@ -21,33 +25,46 @@ mod outages;
 #[path = "../shared/pings.rs"]
 #[expect(dead_code, reason = "shared with the tests of other sources and of the package")]
 mod pings;
+#[path = "../../ctrl/tests/kubernetes/real.rs"]
+#[expect(dead_code, reason = "shared with the tests of the sources")]
+mod real;
+#[path = "../../ctrl/tests/etcd/server.rs"]
+#[expect(dead_code, reason = "shared with the tests of etcd")]
+mod server;
 #[path = "../etcd/stream.rs"]
 mod stream;
 mod types;
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
 use apiserver::ApiServer;
 use certificates::certificates;
+use cluster::{Cluster, kubeconfig};
 use host::{Daemon, Host, Leases, Switch, can_run};
+use real::KubeApiServer;
 
 const CONFIG: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
 
 /// Two hosts and an API server.
-struct World {
+struct WorldWith<S> {
     left: Host,
     right: Host,
-    server: ApiServer,
+    server: S,
     place: tempfile::TempDir,
     _leases: Leases,
     // Dropped last.
     switch: Switch,
 }
 
-impl World {
+/// Here it is one of this process.
+type World = WorldWith<ApiServer>;
+
+/// Here it is that of Kubernetes.
+type RealWorld = WorldWith<KubeApiServer>;
+
+impl<S: Cluster> WorldWith<S> {
     /// `None`, said aloud, where this cannot be made.
     fn new(config: &str) -> Option<Self> {
         Self::with(config, "10.168.0.1", true)
@@ -55,22 +72,22 @@ impl World {
 
     /// The server's certificate is for `address`. Hosts are told of it by a kubeconfig, or not at all.
     fn with(config: &str, address: &str, has_kubeconfig: bool) -> Option<Self> {
-        if !can_run() {
+        if !can_run() || !S::can_run() {
             return None;
         }
         let switch = Switch::new();
         let place = tempfile::tempdir().unwrap();
+        let file = |name: &str| place.path().join(name).display().to_string();
         let files = certificates(place.path(), address);
-        let at = "10.168.0.1:6443";
-        let server = ApiServer::start_at(Some(&switch.namespace), at, Some(files));
-        server.manners().tokens.insert("secret".into());
-        fs::write(place.path().join("token"), "secret").unwrap();
-        fs::write(place.path().join("net-conf.json"), config).unwrap();
+        let server = S::start_for("secret", Some(&switch.namespace), "10.168.0.1:6443", files);
+        fs::write(file("token"), "secret").unwrap();
+        fs::write(file("net-conf.json"), config).unwrap();
         for (node, pod_cidr) in [("left", "10.244.1.0/24"), ("right", "10.244.2.0/24")] {
             server.add_node(node, &[pod_cidr]);
         }
-        let file = |name: &str| place.path().join(name).display().to_string();
-        write_kubeconfig(place.path());
+        let user = json!({"tokenFile": file("token")});
+        let text = kubeconfig(&server.url(), &file("authority.pem"), &user);
+        fs::write(file("kubeconfig"), text).unwrap();
         let mut flags = vec![
             "--kube-subnet-mgr".to_owned(),
             format!("--net-config-path={}", file("net-conf.json")),
@@ -99,18 +116,11 @@ impl World {
         let conditions = self.server.node(node)["status"]["conditions"].as_array()?.clone();
         conditions.into_iter().find(|one| one["type"] == "NetworkUnavailable")
     }
-}
 
-fn write_kubeconfig(place: &Path) {
-    let file = |name: &str| place.join(name).display().to_string();
-    let cluster = json!({"server": "https://10.168.0.1:6443", "certificate-authority": file("authority.pem")});
-    let text = json!({
-        "clusters": [{"name": "c", "cluster": cluster}],
-        "users": [{"name": "u", "user": {"tokenFile": file("token")}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    });
-    fs::write(place.join("kubeconfig"), text.to_string()).unwrap();
+    fn ping(&self) {
+        let words = ["ping", "-c", "3", "-i", "0.05", "-W", "2", "-I", "10.244.1.1", "10.244.2.1"];
+        self.left.run(&words);
+    }
 }
 
 fn spawn<'a>(host: &'a Host, node: &str) -> Daemon<'a> {
@@ -142,9 +152,7 @@ fn follows(daemon: &Daemon<'_>) -> bool {
 
 /// The sixth walkthrough with the backend of ours: what a node says, what its pods are told, and that
 /// they reach each other.
-#[test]
-fn walkthrough_kubernetes() {
-    let Some(world) = World::new(CONFIG) else { return };
+fn walk_through<S: Cluster>(world: &WorldWith<S>) {
     let (mut left, _right) = world.start();
     let id = fs::read_to_string(world.left.file("state/id")).unwrap();
     let annotations = world.server.node("left")["metadata"]["annotations"].clone();
@@ -167,7 +175,7 @@ fn walkthrough_kubernetes() {
         "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1472\n\
          FLANNEL_IPMASQ=true\n"
     );
-    world.left.run(&["ping", "-c", "3", "-i", "0.05", "-W", "2", "-I", "10.244.1.1", "10.244.2.1"]);
+    world.ping();
     left.wait_until("told that pods have a network", |_| world.condition("left").is_some());
     let condition = world.condition("left").unwrap();
     assert_eq!(
@@ -207,6 +215,20 @@ fn walkthrough_kubernetes() {
     assert_eq!(peers(&left), 2);
 }
 
+#[test]
+fn walkthrough_kubernetes() {
+    if let Some(world) = World::new(CONFIG) {
+        walk_through(&world);
+    }
+}
+
+#[test]
+fn walkthrough_kubernetes_with_a_real_server() {
+    if let Some(world) = RealWorld::new(CONFIG) {
+        walk_through(&world);
+    }
+}
+
 /// The same with the kernel's VXLAN, as most clusters have it.
 #[test]
 fn walkthrough_kubernetes_vxlan() {
@@ -223,7 +245,7 @@ fn walkthrough_kubernetes_vxlan() {
                 .run(&["ip", "route"])
                 .contains("10.244.2.0/24 via 10.244.2.0 dev flannel.1")
     });
-    world.left.run(&["ping", "-c", "3", "-i", "0.05", "-W", "2", "-I", "10.244.1.1", "10.244.2.1"]);
+    world.ping();
     assert!(fs::read_to_string(world.left.subnet_file()).unwrap().contains("FLANNEL_MTU=1450"));
     drop(left);
     // The pods are still there, and so are their peers.

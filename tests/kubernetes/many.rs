@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::cluster::{self, Cluster};
 use super::host::Daemon;
 use super::{World, peers, start};
 
@@ -28,9 +29,7 @@ fn five_thousand_nodes_cost_little_memory() {
     let Some(world) = World::new(r#"{"Network":"100.64.0.0/10","Backend":{"Type":"udp"}}"#) else {
         return;
     };
-    world
-        .server
-        .patch_node("left", &json!({"spec": {"podCIDR": "100.127.0.0/26", "podCIDRs": null}}));
+    world.server.make_again("left", &["100.127.0.0/26"]);
     let left = start(&world.left, "left");
     let before = resident_bytes(&left);
     let prefix = "flannel.alpha.coreos.com/";
@@ -39,7 +38,7 @@ fn five_thousand_nodes_cost_little_memory() {
     for number in 0..NODES {
         let (high, middle, low) = (number >> 10, number >> 2 & 255, (number & 3) << 6);
         world.server.add(
-            super::apiserver::NODES,
+            cluster::NODES,
             json!({
                 "metadata": {"name": format!("node-{number}"), "annotations": {
                     format!("{prefix}kube-subnet-manager"): "true",

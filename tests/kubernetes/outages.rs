@@ -1,12 +1,17 @@
 //! Traffic goes on whatever happens to the API server and to nodes.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
+use super::certificates::certificates;
+use super::cluster::Cluster;
 use super::host::Daemon;
 use super::pings::Pings;
 use super::stream::Stream;
-use super::{CONFIG, World, certificates, follows, is_ready, peers, problems, spawn, start};
+use super::{
+    CONFIG, RealWorld, World, WorldWith, follows, is_ready, peers, problems, spawn, start,
+};
 
 /// Between two echo requests.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -15,11 +20,26 @@ fn is_lost(daemon: &Daemon<'_>) -> bool {
     daemon.ask("status")["datastore"]["connected"] == false
 }
 
+impl<S: Cluster> WorldWith<S> {
+    fn nft(&self, words: &str) {
+        let script = format!("ip netns exec {} nft '{words}'", self.switch.namespace);
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    }
+
+    /// The hosts do not reach the API server, and are told so.
+    fn cut_off(&self) {
+        self.nft("add table inet cut");
+        self.nft("add chain inet cut in { type filter hook input priority 0; }");
+        self.nft("add rule inet cut in iifname b0 meta l4proto tcp reject with tcp reset");
+    }
+
+    fn join(&self) {
+        self.nft("delete table inet cut");
+    }
+}
+
 /// Cut off, compacted, back with another certificate of another authority, and with another token.
-#[test]
-fn traffic_outlives_every_fault_of_the_api_server() {
-    let Some(mut world) = World::new(CONFIG) else { return };
-    let server = &mut world.server;
+fn break_the_server<S: Cluster>(world: &mut WorldWith<S>) {
     let mut left = start(&world.left, "left");
     let mut right = start(&world.right, "right");
     for daemon in [&mut left, &mut right] {
@@ -27,11 +47,17 @@ fn traffic_outlives_every_fault_of_the_api_server() {
     }
     let pings = Pings::start(&world.left, &world.right, INTERVAL);
 
-    server.stop();
+    world.server.stop();
     left.wait_until("cut off", is_lost);
     right.wait_until("cut off", is_lost);
     left.wait_until("told why", |daemon| problems(daemon).contains("does not answer"));
     assert!(is_ready(&left), "{}", problems(&left));
+    world.cut_off();
+    certificates(world.place.path(), "10.168.0.1");
+    world.server.accept("another");
+    fs::write(world.place.path().join("token"), "another").unwrap();
+    world.server.run();
+    let server = &world.server;
     server.add_node("third", &["10.244.3.0/24"]);
     let prefix = "flannel.alpha.coreos.com/";
     server.annotate(
@@ -42,10 +68,7 @@ fn traffic_outlives_every_fault_of_the_api_server() {
         }),
     );
     server.compact();
-    certificates(world.place.path(), "10.168.0.1");
-    server.manners().tokens = ["another".to_owned()].into();
-    fs::write(world.place.path().join("token"), "another").unwrap();
-    server.run();
+    world.join();
     for daemon in [&mut left, &mut right] {
         daemon.wait_until("back", follows);
         daemon.wait_until("joined by a third", |daemon| peers(daemon) == 2);
@@ -57,16 +80,39 @@ fn traffic_outlives_every_fault_of_the_api_server() {
         server.annotation("left", "kube-subnet-manager").as_deref() == Some("true")
     });
     right.wait_until("joined again", |daemon| peers(daemon) == 2);
+    // And what somebody made unreadable.
+    server.annotate("left", &serde_json::json!({format!("{prefix}public-ip"): "10.168.0."}));
+    left.wait_until("repaired", |daemon| {
+        server.annotation("left", "public-ip").as_deref() == Some("10.168.0.2")
+            && daemon.log().contains("no other node can read them")
+    });
+    right.wait_until("joined once more", |daemon| peers(daemon) == 2);
+    assert!(is_ready(&left), "{}", problems(&left));
     let (sent, _) = pings.end();
     assert!(sent > 0);
 
     // Nothing is lost while only the server is away.
     let pings = Pings::start(&world.left, &world.right, INTERVAL);
-    server.restart();
+    world.server.restart();
     std::thread::sleep(Duration::from_secs(1));
     left.wait_until("back", follows);
     let (sent, lost) = pings.end();
     assert!(sent > 20 && lost == 0, "{lost} of {sent} lost");
+}
+
+#[test]
+fn traffic_outlives_every_fault_of_the_api_server() {
+    if let Some(mut world) = World::new(CONFIG) {
+        break_the_server(&mut world);
+    }
+}
+
+#[test]
+fn traffic_outlives_every_fault_of_a_real_api_server() {
+    if let Some(mut world) = RealWorld::new(CONFIG) {
+        lose_a_node(&world);
+        break_the_server(&mut world);
+    }
 }
 
 /// The server is away when a daemon that was killed starts again.
@@ -96,9 +142,7 @@ fn a_start_without_the_api_server_forwards_and_is_not_ready() {
 }
 
 /// Somebody deletes a node by mistake; its kubelet makes it again, and the cluster gives it its subnet.
-#[test]
-fn a_connection_outlives_a_node_that_was_made_again() {
-    let Some(world) = World::new(CONFIG) else { return };
+fn lose_a_node<S: Cluster>(world: &WorldWith<S>) {
     let (mut left, mut right) = world.start();
     let stream = Stream::between(&world.left, &world.right);
     world.server.delete_node("right");
@@ -109,6 +153,13 @@ fn a_connection_outlives_a_node_that_was_made_again() {
     right.wait_until("well again", |daemon| is_ready(daemon) && follows(daemon));
     right.wait_until("scheduled again", |_| world.condition("right").is_some());
     stream.end();
+}
+
+#[test]
+fn a_connection_outlives_a_node_that_was_made_again() {
+    if let Some(world) = World::new(CONFIG) {
+        lose_a_node(&world);
+    }
 }
 
 #[test]

@@ -6,29 +6,30 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
 
+use super::cluster::Cluster;
 use super::host::{Daemon, Host};
 use super::stream::Stream;
-use super::{World, is_ready, peers, spawn, start};
+use super::{RealWorld, World, WorldWith, is_ready, peers, spawn, start};
 
 /// The MAC addresses of a node's devices, one for each family.
 type Macs = [String; 2];
 
 /// Two hosts with addresses and pods of both families.
-fn world(backend: &str) -> Option<World> {
+fn world<S: Cluster>(backend: &str) -> Option<WorldWith<S>> {
     let config = json!({
         "Network": "10.244.0.0/16",
         "EnableIPv6": true,
         "IPv6Network": "fd44::/48",
         "Backend": {"Type": backend},
     });
-    let world = World::new(&config.to_string())?;
+    let world = WorldWith::<S>::new(&config.to_string())?;
     for (host, node, number) in [(&world.left, "left", 1), (&world.right, "right", 2)] {
         let (outer, pod) = (format!("fd10:168::{}/64", number + 1), format!("{}/64", v6(number)));
         let device = host.underlay();
         host.run(&["ip", "address", "add", &outer, "dev", &device, "nodad"]);
         host.run(&["ip", "address", "add", &pod, "dev", "c1", "nodad"]);
         let pod_cidrs = [format!("10.244.{number}.0/24"), format!("fd44:0:0:{number}::/64")];
-        world.server.patch_node(node, &json!({"spec": {"podCIDRs": pod_cidrs}}));
+        world.server.make_again(node, &pod_cidrs.each_ref().map(String::as_str));
     }
     Some(world)
 }
@@ -41,12 +42,17 @@ fn v6(number: u8) -> IpAddr {
     Ipv6Addr::from([0xfd44, 0, 0, number.into(), 0, 0, 0, 1]).into()
 }
 
-fn streams(world: &World) -> [Stream; 2] {
+fn streams<S: Cluster>(world: &WorldWith<S>) -> [Stream; 2] {
     [v4, v6].map(|pod| Stream::from_to((&world.left, pod(1)), (&world.right, pod(2))))
 }
 
 /// What flanneld would have written on the left node, and our part, of which `weft` are the middle keys.
-fn annotations(world: &World, backend: &str, data: [&str; 2], weft: &str) -> Value {
+fn annotations<S: Cluster>(
+    world: &WorldWith<S>,
+    backend: &str,
+    data: [&str; 2],
+    weft: &str,
+) -> Value {
     let id = fs::read_to_string(world.left.file("state/id")).unwrap();
     json!({
         "node.alpha.kubernetes.io/ttl": "0",
@@ -61,13 +67,13 @@ fn annotations(world: &World, backend: &str, data: [&str; 2], weft: &str) -> Val
     })
 }
 
-fn written(world: &World) -> Value {
+fn written<S: Cluster>(world: &WorldWith<S>) -> Value {
     world.server.node("left")["metadata"]["annotations"].clone()
 }
 
 /// One node after the other, as a DaemonSet does it: stopped, started, and waited for.
-fn update_all<'a>(
-    world: &'a World,
+fn update_all<'a, S: Cluster>(
+    world: &'a WorldWith<S>,
     daemons: [Daemon<'a>; 2],
     streams: &[Stream; 2],
 ) -> Vec<Daemon<'a>> {
@@ -86,7 +92,7 @@ fn update_all<'a>(
 
 #[test]
 fn udp_in_both_families() {
-    let Some(world) = world("udp") else { return };
+    let Some(world): Option<World> = world("udp") else { return };
     let (left, right) = world.start();
     let weft = r#""paths":["udp"],"port":8285,"ports":1,"mtu":1472"#;
     assert_eq!(written(&world), annotations(&world, "", ["null", "null"], weft));
@@ -97,7 +103,7 @@ fn udp_in_both_families() {
 
 #[test]
 fn host_gw_in_both_families() {
-    let Some(world) = world("host-gw") else { return };
+    let Some(world): Option<World> = world("host-gw") else { return };
     let (left, right) = world.start();
     let weft = r#""paths":["host-gw"],"mtu":1500"#;
     assert_eq!(written(&world), annotations(&world, "host-gw", ["null", "null"], weft));
@@ -126,28 +132,38 @@ fn data(mac: &str) -> String {
 }
 
 /// What the node tells is that of its devices.
-fn check_vxlan(world: &World, macs: &Macs) {
+fn check_vxlan<S: Cluster>(world: &WorldWith<S>, macs: &Macs) {
     let [v4, v6] = macs;
     let weft = r#""paths":["vxlan"],"mtu":1430"#;
     let expected = annotations(world, "vxlan", [&data(v4), &data(v6)], weft);
     assert_eq!(written(world), expected);
 }
 
+fn run_vxlan<S: Cluster>(world: &WorldWith<S>) {
+    let (left, right) = world.start();
+    check_vxlan(world, &macs(&world.left));
+    let streams = streams(world);
+    let _updated = update_all(world, [left, right], &streams);
+    streams.into_iter().for_each(Stream::end);
+}
+
 #[test]
 fn vxlan_in_both_families() {
-    let Some(world) = world("vxlan") else { return };
-    let (left, right) = world.start();
-    check_vxlan(&world, &macs(&world.left));
-    let streams = streams(&world);
-    let _updated = update_all(&world, [left, right], &streams);
-    streams.into_iter().for_each(Stream::end);
+    let Some(world): Option<World> = world("vxlan") else { return };
+    run_vxlan(&world);
+}
+
+#[test]
+fn vxlan_in_both_families_with_a_real_server() {
+    let Some(world): Option<RealWorld> = world("vxlan") else { return };
+    run_vxlan(&world);
 }
 
 /// The device has gone with the last boot, and the state directory with the last pod, or there was none
 /// because a flanneld was here. All other nodes know the address.
 #[test]
 fn a_new_device_has_the_mac_address_that_the_node_tells() {
-    let Some(world) = world("vxlan") else { return };
+    let Some(world): Option<World> = world("vxlan") else { return };
     let flannelds = ["12:c6:65:89:b4:e3", "5a:11:20:0c:7e:01"].map(str::to_owned);
     let prefix = "flannel.alpha.coreos.com/";
     world.server.annotate(

@@ -21,13 +21,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use serde_json::Value;
 use tracing::warn;
 
 use super::{Answer, Network, PublicAddresses, Record, Source, SourceError, Watch};
 use crate::config::Subnets;
 use crate::identity::{self, Identity};
 use crate::lease::{Attributes, Leaf};
-use annotations::{Annotations, Names, Wanted, has, set_identity};
+use annotations::{Annotations, Names, Wanted, damage, has, make_readable, set_identity, silent};
 use connection::{Connection, Failure};
 use follow::Follower;
 use memory::{LearntAddresses, Memory};
@@ -129,6 +130,8 @@ struct Shared {
     announced: Mutex<Option<Network>>,
     /// An annotation and what is in it, when that cannot be what an operator wants.
     mistake: Mutex<Option<(String, String)>>,
+    /// What cannot be read of this node's own annotations.
+    damage: Mutex<Option<Vec<String>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -152,6 +155,7 @@ impl Kubernetes {
             written: Mutex::default(),
             announced: Mutex::default(),
             mistake: Mutex::default(),
+            damage: Mutex::default(),
             options,
         };
         Self { shared: Arc::new(shared) }
@@ -207,15 +211,30 @@ impl Kubernetes {
         let is_as_written =
             |written: &&Written| has(annotations, &names.wanted(&written.attributes, annotations));
         if let Some(written) = written.as_ref().filter(is_as_written) {
+            self.tell_damage(None);
             return written.value.clone();
         }
         let mut value = names.value(annotations);
-        self.identity().iter().for_each(|own| set_identity(&mut value, *own));
+        let found = damage(&value);
+        if found.is_some() {
+            // Nobody else can have this lease, so it stays ours and is written again.
+            make_readable(&mut value);
+        }
+        self.tell_damage(found.map(|found| found.mistakes));
+        let identify = |value: &mut Value| {
+            self.identity().iter().for_each(|own| set_identity(value, *own));
+        };
+        identify(&mut value);
         let is_said_as_written =
             |written: &Written| written.value == value.to_string().into_bytes();
         if written.as_ref().is_some_and(is_said_as_written) || names.has_unmet_wish(annotations) {
             // A key that nobody reads. What is to be written again must not equal it.
             value["Outdated"] = true.into();
+        }
+        if damage(&value).is_some() {
+            // It is too long, perhaps only with what was added. This is never what was written.
+            value = silent();
+            identify(&mut value);
         }
         value.to_string().into_bytes()
     }
@@ -230,6 +249,22 @@ impl Kubernetes {
             warn!(annotation, text, "this is no address; the node's own address is said instead");
         }
         *told = mistake;
+    }
+
+    /// Says once what others cannot read of what this node says.
+    fn tell_damage(&self, damage: Option<Vec<String>>) {
+        let mut told = self.shared.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told == damage {
+            return;
+        }
+        if let Some(mistakes) = &damage {
+            warn!(
+                mistakes = mistakes.join("; "),
+                "the annotations of this node were changed, and no other node can read them; they \
+                 are written again"
+            );
+        }
+        *told = damage;
     }
 
     fn written(&self) -> Option<Written> {

@@ -11,6 +11,7 @@ mod watching;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,19 +19,27 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
+use super::cluster::{Cluster, FLANNELS_RIGHTS, NODES, kubeconfig};
 use http::serve;
 use store::{PatchKind, Store};
 
-pub(crate) const NODES: &str = "/api/v1/nodes";
-
-/// The rights of flannel's service account.
-pub(crate) const FLANNELS_RIGHTS: &[(&str, &str)] = &[
-    ("get", "pods"),
-    ("get", "nodes"),
-    ("list", "nodes"),
-    ("watch", "nodes"),
-    ("patch", "nodes/status"),
-];
+/// The rights of an administrator, as far as they are needed.
+fn administrator() -> BTreeSet<(String, String)> {
+    let verbs = ["create", "delete", "get", "patch"];
+    let resources = [
+        "clusterrolebindings",
+        "clusterroles",
+        "configmaps",
+        "daemonsets",
+        "namespaces",
+        "rolebindings",
+        "roles",
+        "serviceaccounts",
+    ];
+    let pair = |verb: &str, resource: &str| (verb.to_owned(), resource.to_owned());
+    let of = |verb| resources.into_iter().map(move |resource| pair(verb, resource));
+    verbs.into_iter().flat_map(of).collect()
+}
 
 /// What it does to requests. Changes take effect at once, but for watches that are open.
 #[derive(Clone, Debug)]
@@ -123,8 +132,51 @@ impl ApiServer {
         server
     }
 
-    /// Serves again, with what the files say now.
-    pub(crate) fn run(&mut self) {
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    pub(crate) fn manners(&self) -> MutexGuard<'_, Manners> {
+        self.shared.manners()
+    }
+
+    /// Verb and path of everything that was asked, in order.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.shared.log.lock().unwrap().clone()
+    }
+
+    /// A merge patch by somebody with every right.
+    pub(crate) fn patch_node(&self, name: &str, patch: &Value) {
+        for is_status in [false, true] {
+            let key = (NODES.to_owned(), name.to_owned());
+            self.shared.store().patch(&key, PatchKind::Merge, patch, is_status).unwrap();
+        }
+        self.shared.wake();
+    }
+}
+
+impl Cluster for ApiServer {
+    fn can_run() -> bool {
+        true
+    }
+
+    fn start_for(token: &str, namespace: Option<&str>, address: &str, files: [String; 3]) -> Self {
+        let mut server = Self::start_at(namespace, address, Some(files));
+        server.accept(token);
+        server
+    }
+
+    fn accept(&mut self, token: &str) {
+        self.manners().tokens = [token.to_owned()].into();
+    }
+
+    fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    fn run(&mut self) {
+        self.shared.store().begin_again();
         let (namespace, address) = (self.namespace.clone(), self.address);
         let listener = std::thread::spawn(move || listen(namespace.as_deref(), address));
         let listener = listener.join().unwrap();
@@ -145,96 +197,57 @@ impl ApiServer {
         self.running = Some((stop, thread));
     }
 
-    /// Every connection is closed.
-    pub(crate) fn stop(&mut self) {
+    fn stop(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             let _ = stop.send(());
             thread.join().unwrap();
         }
     }
 
-    pub(crate) fn restart(&mut self) {
-        self.stop();
-        self.run();
+    fn compact(&self) {
+        self.shared.store().compact();
     }
 
-    pub(crate) fn url(&self) -> String {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}", self.address)
+    fn kubectl(&self, words: &[&str]) -> String {
+        let granted = std::mem::replace(&mut self.manners().rights, administrator());
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("kubeconfig");
+        let token = self.manners().tokens.first().cloned().unwrap_or_default();
+        let authority = self.tls.as_ref().map_or("", |files| &files[0]);
+        let text = kubeconfig(&self.url(), authority, &json!({"token": token}));
+        std::fs::write(&file, text).unwrap();
+        let inside = ["ip", "netns", "exec", self.namespace.as_deref().unwrap_or_default()];
+        let prefix = if self.namespace.is_some() { &inside[..] } else { &["env"] };
+        let mut command = Command::new(prefix[0]);
+        command.args(&prefix[1..]).arg("kubectl").args(words);
+        command.arg("--kubeconfig").arg(&file).env("HOME", place.path());
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {words:?}: {error}");
+        self.manners().rights = granted;
+        String::from_utf8(output.stdout).unwrap()
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.address.port()
-    }
-
-    pub(crate) fn manners(&self) -> MutexGuard<'_, Manners> {
-        self.shared.manners()
-    }
-
-    /// Verb and path of everything that was asked, in order.
-    pub(crate) fn requests(&self) -> Vec<String> {
-        self.shared.log.lock().unwrap().clone()
-    }
-
-    /// Adds a node as a kubelet and the controller manager do.
-    pub(crate) fn add_node(&self, name: &str, pod_cidrs: &[&str]) {
-        let mut node = json!({
-            "kind": "Node",
-            "apiVersion": "v1",
-            "metadata": {"name": name, "annotations": {"node.alpha.kubernetes.io/ttl": "0"}},
-            "spec": {},
-            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-        });
-        if let Some(first) = pod_cidrs.first() {
-            node["spec"] = json!({"podCIDR": first, "podCIDRs": pod_cidrs});
-        }
-        self.add(NODES, node);
-    }
-
-    pub(crate) fn add(&self, collection: &str, object: Value) {
+    fn add(&self, collection: &str, object: Value) {
         self.shared.store().create(collection, object).unwrap();
         self.shared.wake();
     }
 
-    /// A merge patch by somebody with every right.
-    pub(crate) fn patch_node(&self, name: &str, patch: &Value) {
-        for is_status in [false, true] {
-            let key = (NODES.to_owned(), name.to_owned());
-            self.shared.store().patch(&key, PatchKind::Merge, patch, is_status).unwrap();
-        }
-        self.shared.wake();
+    fn object(&self, collection: &str, name: &str) -> Option<Value> {
+        self.shared.store().get(&(collection.to_owned(), name.to_owned())).ok()
     }
 
-    pub(crate) fn annotate(&self, name: &str, annotations: &Value) {
-        self.patch_node(name, &json!({"metadata": {"annotations": annotations}}));
+    fn node_names(&self) -> Vec<String> {
+        self.shared.store().names(NODES)
     }
 
-    pub(crate) fn delete_node(&self, name: &str) {
+    fn delete_node(&self, name: &str) {
         self.shared.store().delete(&(NODES.to_owned(), name.to_owned())).unwrap();
         self.shared.wake();
     }
 
-    pub(crate) fn node(&self, name: &str) -> Value {
-        self.object(NODES, name).unwrap()
-    }
-
-    pub(crate) fn object(&self, collection: &str, name: &str) -> Option<Value> {
-        self.shared.store().get(&(collection.to_owned(), name.to_owned())).ok()
-    }
-
-    pub(crate) fn node_names(&self) -> Vec<String> {
-        self.shared.store().names(NODES)
-    }
-
-    /// The annotation with this suffix of flannel's.
-    pub(crate) fn annotation(&self, node: &str, suffix: &str) -> Option<String> {
-        let node = self.node(node);
-        let name = format!("flannel.alpha.coreos.com/{suffix}");
-        node["metadata"]["annotations"][&name].as_str().map(str::to_owned)
-    }
-
-    pub(crate) fn compact(&self) {
-        self.shared.store().compact();
+    fn annotate(&self, node: &str, annotations: &Value) {
+        self.patch_node(node, &json!({"metadata": {"annotations": annotations}}));
     }
 }
 

@@ -102,6 +102,12 @@ impl Target {
         Some(place.split_once('/').map_or(place, |(namespace, _)| namespace))
     }
 
+    /// Nothing for the oldest one.
+    fn group(&self) -> &str {
+        let path = self.collection.strip_prefix("/apis/").unwrap_or_default();
+        path.split_once('/').map_or("", |(group, _)| group)
+    }
+
     fn resource(&self) -> String {
         match &self.subresource {
             Some(subresource) => format!("{}/{subresource}", self.resource),
@@ -208,14 +214,19 @@ fn authorize(shared: &Shared, verb: &str, target: &Target) -> Result<(), Refusal
     if shared.manners().rights.contains(&(verb.to_owned(), resource.clone())) {
         return Ok(());
     }
-    let name = target.name.as_deref().unwrap_or_default();
+    let name = target.name.as_ref().map(|name| format!(" \"{name}\"")).unwrap_or_default();
+    let place = match target.namespace() {
+        Some(namespace) => format!("in the namespace \"{namespace}\""),
+        None => "at the cluster scope".to_owned(),
+    };
     Err(Refusal(
         403,
         "Forbidden",
         format!(
-            "{} \"{name}\" is forbidden: User \"system:serviceaccount:kube-flannel:flannel\" cannot \
-             {verb} resource \"{resource}\" in API group \"\" at the cluster scope",
-            target.resource
+            "{}{name} is forbidden: User \"system:serviceaccount:kube-flannel:flannel\" cannot {verb} \
+             resource \"{resource}\" in API group \"{}\" {place}",
+            target.resource,
+            target.group()
         ),
     ))
 }

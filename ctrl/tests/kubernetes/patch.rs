@@ -47,14 +47,17 @@ fn merge_list(list: &mut Value, members: &[Value], key: &str) {
         *list = Value::Array(Vec::new());
     }
     let list = list.as_array_mut().unwrap();
+    // What is new comes first.
+    let mut new = Vec::new();
     for member in members {
         let known = list.iter_mut().find(|known| known[key] == member[key]);
         match (known, member["$patch"] == "delete") {
             (_, true) => list.retain(|known| known[key] != member[key]),
             (Some(known), false) => merge_strategically(known, member),
-            (None, false) => list.push(member.clone()),
+            (None, false) => new.push(member.clone()),
         }
     }
+    list.splice(..0, new);
 }
 
 fn as_object(value: &mut Value) -> &mut Map<String, Value> {
@@ -78,7 +81,7 @@ mod tests {
         assert_eq!(merged, json!({"conditions": patch["conditions"], "a": {}}));
         let mut merged = object;
         merge_strategically(&mut merged, &patch);
-        let conditions = json!([{"type": "A", "x": 1, "y": 2}, {"type": "B"}, {"type": "C"}]);
+        let conditions = json!([{"type": "C"}, {"type": "A", "x": 1, "y": 2}, {"type": "B"}]);
         assert_eq!(merged, json!({"conditions": conditions, "a": {}}));
     }
 }

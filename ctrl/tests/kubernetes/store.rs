@@ -6,6 +6,7 @@ use std::ops::Bound;
 
 use serde_json::{Value, json};
 
+use super::super::cluster::NODES;
 use super::patch::{merge, merge_strategically};
 
 const NAMESPACES: &str = "/api/v1/namespaces";
@@ -168,6 +169,11 @@ impl Store {
             Some(part) => after[kept] = part.clone(),
             None => drop(after.as_object_mut().unwrap().remove(kept)),
         }
+        if key.0 == NODES && !before["spec"]["podCIDR"].is_null() && after["spec"] != before["spec"]
+        {
+            let message = "node updates may not change podCIDR except from \"\" to valid";
+            return Err(Refusal(422, "Invalid", message.into()));
+        }
         for name in ["name", "uid", "creationTimestamp", "resourceVersion"] {
             after["metadata"][name] = before["metadata"][name].clone();
         }
@@ -191,6 +197,11 @@ impl Store {
     pub(crate) fn compact(&mut self) {
         self.compacted = self.version;
         self.pages.clear();
+    }
+
+    /// Forgets what was before a start, because a server has nothing but what it finds then.
+    pub(crate) fn begin_again(&mut self) {
+        self.compacted = self.version;
     }
 
     /// The names of a collection.

@@ -12,11 +12,12 @@ use weft_ctrl::lease::{Attributes, Weft};
 use weft_ctrl::source::acquire::{AcquireError, Acquired, Origin, Request, acquire};
 use weft_ctrl::source::directory::Directory;
 use weft_ctrl::source::etcd::{Endpoints, Etcd, EtcdOptions};
-use weft_ctrl::source::kubernetes::Kubernetes;
+use weft_ctrl::source::kubernetes::{Access, Kubernetes};
 use weft_ctrl::source::{Change, Record, Source, Update, Watch};
 
 use super::apiserver::ApiServer;
-use super::kubernetes::{annotations_of, options};
+use super::cluster::Cluster;
+use super::kubernetes::{annotations_of, options, start_real};
 use super::server::{EtcdServer, can_run_etcd};
 
 /// Bounds a wait against a hang.
@@ -32,7 +33,7 @@ enum Backdoor {
     Directory(tempfile::TempDir),
     Etcd(EtcdServer),
     /// With a directory for the config and for what the source remembers.
-    Kubernetes(Box<ApiServer>, tempfile::TempDir),
+    Kubernetes(Box<dyn Cluster>, tempfile::TempDir),
 }
 
 impl World {
@@ -51,13 +52,29 @@ impl World {
         Self { source: Arc::new(Etcd::new(options)), backdoor: Backdoor::Etcd(server) }
     }
 
-    /// This node is `own`, and has the subnet 10.5.1.0/24.
     fn kubernetes() -> Self {
         let server = ApiServer::start();
+        let access = Access { url: Some(server.url()), ..Access::default() };
+        Self::cluster(server, tempfile::tempdir().unwrap(), access)
+    }
+
+    fn real_kubernetes() -> Option<Self> {
+        let (server, place, access) = start_real()?;
+        Some(Self::cluster(server, place, access))
+    }
+
+    /// This node is `own`, and has the subnet 10.5.1.0/24.
+    fn cluster(server: impl Cluster + 'static, place: tempfile::TempDir, access: Access) -> Self {
         server.add_node("own", &["10.5.1.0/24"]);
-        let place = tempfile::tempdir().unwrap();
-        let source = Arc::new(Kubernetes::new(options(&server, place.path())));
+        let source = Arc::new(Kubernetes::new(options(access, place.path())));
         Self { source, backdoor: Backdoor::Kubernetes(Box::new(server), place) }
+    }
+
+    /// As it was in the beginning, as far as a test sees it.
+    fn clear(&self) {
+        let Backdoor::Kubernetes(server, place) = &self.backdoor else { return };
+        server.clear("10.5.1.0/24");
+        let _ = fs::remove_file(place.path().join("net-conf.json"));
     }
 
     fn put(&self, name: &str, value: &str) {
@@ -156,6 +173,15 @@ fn text(value: &Attributes) -> String {
 /// what annotations can say.
 macro_rules! conformance {
     (every source { $($common:ident)* } where subnets are taken { $($case:ident)* }) => {
+        /// One server for all, since its start takes longer than everything else.
+        #[tokio::test]
+        async fn a_real_kubernetes() {
+            let Some(world) = World::real_kubernetes() else { return };
+            $(
+                world.clear();
+                $common(&world).await;
+            )*
+        }
         mod kubernetes {
             $(#[tokio::test] async fn $common() {
                 super::$common(&super::World::kubernetes()).await;

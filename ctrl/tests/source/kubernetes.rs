@@ -9,25 +9,30 @@ use tokio::time::{sleep, timeout};
 use weft_ctrl::config::{NetworkConfig, Subnets};
 use weft_ctrl::identity;
 use weft_ctrl::lease::{Attributes, Weft};
-use weft_ctrl::source::acquire::{AcquireError, Acquired, Request, acquire, is_owned};
+use weft_ctrl::source::acquire::{AcquireError, Acquired, Request, acquire};
 use weft_ctrl::source::kubernetes::{Access, Kubernetes, KubernetesOptions, NodeName, Patience};
 use weft_ctrl::source::{Change, Network, Source, Update, Watch};
 
 use super::apiserver::ApiServer;
 use super::certificates::certificates;
+use super::cluster::{Cluster, kubeconfig};
+use super::real::KubeApiServer;
 use super::relay::{Relay, Wire};
 
 /// Bounds a wait against a hang.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-const CONFIG: &str = r#"{"Network":"10.244.0.0/16"}"#;
+pub(crate) const CONFIG: &str = r#"{"Network":"10.244.0.0/16"}"#;
 
-const PREFIX: &str = "flannel.alpha.coreos.com/";
+/// The subnet of this node where a test gives it no other.
+pub(crate) const POD_CIDR: &str = "10.244.1.0/24";
+
+pub(crate) const PREFIX: &str = "flannel.alpha.coreos.com/";
 
 /// Options with short waits for the node `own`, with all files in `place`.
-pub(crate) fn options(server: &ApiServer, place: &Path) -> KubernetesOptions {
+pub(crate) fn options(access: Access, place: &Path) -> KubernetesOptions {
     KubernetesOptions {
-        access: Access { url: Some(server.url()), ..Access::default() },
+        access,
         node: NodeName::Known("own".into()),
         prefix: "flannel.alpha.coreos.com".parse().unwrap(),
         config: place.join("net-conf.json"),
@@ -64,26 +69,63 @@ pub(crate) fn annotations_of(value: &str) -> Value {
     annotations
 }
 
-/// A server with one node, and a place for the files of a source.
-struct World {
-    server: ApiServer,
-    place: tempfile::TempDir,
+/// The real server, asking for a token, with a kubeconfig for a source among the files in the directory.
+pub(crate) fn start_real() -> Option<(KubeApiServer, tempfile::TempDir, Access)> {
+    if !KubeApiServer::can_run() {
+        return None;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let files = certificates(place.path(), "127.0.0.1");
+    let server = KubeApiServer::start_for("secret", None, "127.0.0.1:0", files);
+    fs::write(place.path().join("token"), "secret").unwrap();
+    let kubeconfig = Some(write_kubeconfig(place.path(), &server.url()));
+    Some((server, place, Access { kubeconfig, ..Access::default() }))
 }
 
+/// A server with one node, and a place for the files of a source.
+pub(crate) struct WorldWith<S> {
+    pub(crate) server: S,
+    place: tempfile::TempDir,
+    pub(crate) access: Access,
+}
+
+pub(crate) type World = WorldWith<ApiServer>;
+
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let server = ApiServer::start();
-        server.add_node("own", &["10.244.1.0/24"]);
-        let place = tempfile::tempdir().unwrap();
+        let access = Access { url: Some(server.url()), ..Access::default() };
+        Self::begin(server, tempfile::tempdir().unwrap(), access)
+    }
+}
+
+impl WorldWith<KubeApiServer> {
+    pub(crate) fn real() -> Option<Self> {
+        let (server, place, access) = start_real()?;
+        Some(Self::begin(server, place, access))
+    }
+}
+
+impl<S: Cluster> WorldWith<S> {
+    fn begin(server: S, place: tempfile::TempDir, access: Access) -> Self {
+        server.add_node("own", &[POD_CIDR]);
         identity::load_or_create(place.path()).unwrap();
-        Self { server, place }
+        Self { server, place, access }
     }
 
-    fn source(&self) -> Kubernetes {
-        Kubernetes::new(options(&self.server, self.place.path()))
+    pub(crate) fn path(&self) -> &Path {
+        self.place.path()
     }
 
-    fn attributes(&self) -> Attributes {
+    pub(crate) fn source(&self) -> Kubernetes {
+        Kubernetes::new(self.options())
+    }
+
+    pub(crate) fn options(&self) -> KubernetesOptions {
+        options(self.access.clone(), self.path())
+    }
+
+    pub(crate) fn attributes(&self) -> Attributes {
         let id = identity::load(self.place.path()).unwrap();
         Attributes {
             public_ip: [192, 0, 2, 1].into(),
@@ -95,21 +137,40 @@ impl World {
         }
     }
 
-    async fn acquire(&self, source: &Kubernetes, config: &str) -> Result<Acquired, AcquireError> {
+    pub(crate) async fn acquire(
+        &self,
+        source: &Kubernetes,
+        config: &str,
+    ) -> Result<Acquired, AcquireError> {
         let config = NetworkConfig::parse_for(config.as_bytes(), Subnets::Given).unwrap();
         let attributes = self.attributes();
         let request = Request { config: &config, attributes: &attributes, previous: None };
         timeout(PATIENCE, acquire(source, &request)).await.unwrap()
     }
 
+    /// A watch that has been told of the node `b`, which was made while the wire was cut, and did not
+    /// have to list again for it.
+    pub(crate) async fn watch_over(&self, relay: &Relay) -> Watch {
+        let mut watch = self.source().watch();
+        assert_eq!(snapshot(&mut watch).await, [""; 0]);
+        let health = watch.health();
+        relay.set(Wire::Refuses);
+        eventually("noticed", || health.borrow().problem.is_some()).await;
+        self.add_peer("b", &["10.244.3.0/24"]);
+        relay.set(Wire::Whole);
+        assert_eq!(changes(&mut watch).await, ["10.244.3.0-24"]);
+        assert_eq!(health.borrow().listings, 1);
+        watch
+    }
+
     /// A node beside ours that takes part.
-    fn add_peer(&self, name: &str, pod_cidrs: &[&str]) {
+    pub(crate) fn add_peer(&self, name: &str, pod_cidrs: &[&str]) {
         self.server.add_node(name, pod_cidrs);
         self.server.annotate(name, &annotations_of(r#"{"PublicIP":"192.0.2.9"}"#));
     }
 }
 
-async fn next(watch: &mut Watch) -> Update {
+pub(crate) async fn next(watch: &mut Watch) -> Update {
     loop {
         match timeout(PATIENCE, watch.next()).await.expect("an update") {
             Update::Config(_) => {}
@@ -118,7 +179,7 @@ async fn next(watch: &mut Watch) -> Update {
     }
 }
 
-async fn snapshot(watch: &mut Watch) -> Vec<String> {
+pub(crate) async fn snapshot(watch: &mut Watch) -> Vec<String> {
     loop {
         if let Update::Snapshot(records) = next(watch).await {
             return records.into_iter().map(|record| record.name).collect();
@@ -127,7 +188,7 @@ async fn snapshot(watch: &mut Watch) -> Vec<String> {
 }
 
 /// The names of what was put, and of what was deleted with a minus sign.
-async fn changes(watch: &mut Watch) -> Vec<String> {
+pub(crate) async fn changes(watch: &mut Watch) -> Vec<String> {
     let Update::Changes(changes) = next(watch).await else { panic!("another listing") };
     let name = |change| match change {
         Change::Put(record) => record.name,
@@ -136,7 +197,7 @@ async fn changes(watch: &mut Watch) -> Vec<String> {
     changes.into_iter().map(name).collect()
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {
             sleep(Duration::from_millis(10)).await;
@@ -146,28 +207,9 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn a_lease_is_written_as_flannels_annotations_through_the_status() {
+async fn only_what_changes_is_written_and_only_through_the_status() {
     let world = World::new();
-    let got = world.acquire(&world.source(), CONFIG).await.unwrap();
-    assert_eq!(
-        (got.leaf.to_string(), &*got.record.name),
-        ("10.244.1.0-24".into(), "10.244.1.0-24")
-    );
-    assert!(is_owned(&world.attributes(), &got.record.value));
-    assert_eq!(got.record.value, world.attributes().to_json());
-    let node = world.server.node("own");
-    let id = identity::load(world.place.path()).unwrap().unwrap();
-    assert_eq!(
-        node["metadata"]["annotations"],
-        json!({
-            "node.alpha.kubernetes.io/ttl": "0",
-            "flannel.alpha.coreos.com/kube-subnet-manager": "true",
-            "flannel.alpha.coreos.com/backend-type": "",
-            "flannel.alpha.coreos.com/backend-data": "null",
-            "flannel.alpha.coreos.com/public-ip": "192.0.2.1",
-            "flannel.alpha.coreos.com/weft": format!(r#"{{"v":1,"id":"{id}","port":8285}}"#),
-        })
-    );
+    world.acquire(&world.source(), CONFIG).await.unwrap();
     let requests = world.server.requests();
     let writes: Vec<_> = requests.iter().filter(|text| !text.starts_with("get ")).collect();
     assert_eq!(writes, ["patch /api/v1/nodes/own/status"]);
@@ -178,67 +220,14 @@ async fn a_lease_is_written_as_flannels_annotations_through_the_status() {
 }
 
 #[tokio::test]
-async fn a_node_is_known_by_its_name_whoever_wrote_its_annotations() {
+async fn a_right_that_is_not_there_is_named() {
     let world = World::new();
-    let others =
-        r#"{"PublicIP":"203.0.113.7","Weft":{"v":1,"id":"0123456789abcdef0123456789abcdef"}}"#;
-    world.server.annotate("own", &annotations_of(others));
-    let source = world.source();
-    let record = source.given().await.unwrap().unwrap();
-    assert!(is_owned(&world.attributes(), &record.value));
-    world.acquire(&source, CONFIG).await.unwrap();
-    assert_eq!(world.server.annotation("own", "public-ip").as_deref(), Some("192.0.2.1"));
-}
-
-#[tokio::test]
-async fn the_first_subnet_of_the_network_and_any_length_are_right() {
-    for pod_cidr in ["10.244.0.0/24", "10.244.8.0/21", "10.244.3.64/27"] {
-        let world = World::new();
-        world
-            .server
-            .patch_node("own", &json!({"spec": {"podCIDR": pod_cidr, "podCIDRs": [pod_cidr]}}));
-        let got = world.acquire(&world.source(), CONFIG).await.unwrap();
-        assert_eq!(got.leaf.to_string(), pod_cidr.replace('/', "-"));
-    }
-}
-
-#[tokio::test]
-async fn a_family_that_is_off_is_left_out() {
-    let world = World::new();
-    let both = ["10.244.1.0/24", "fd00:1::/64"];
-    world.server.patch_node("own", &json!({"spec": {"podCIDR": both[0], "podCIDRs": both}}));
-    let got = world.acquire(&world.source(), CONFIG).await.unwrap();
-    assert_eq!(got.leaf.to_string(), "10.244.1.0-24");
-    assert_eq!(got.record.name, "10.244.1.0-24&fd00:1::-64");
-    let dual = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/16"}"#;
-    let got = world.acquire(&world.source(), dual).await.unwrap();
-    assert_eq!(got.leaf.to_string(), "10.244.1.0-24&fd00:1::-64");
-}
-
-#[tokio::test]
-async fn what_cannot_be_is_told_with_the_remedy() {
-    let world = World::new();
-    let error = world.acquire(&world.source(), r#"{"Network":"10.5.0.0/16"}"#).await.unwrap_err();
-    assert!(error.to_string().contains("--cluster-cidr"), "{error}");
-    let v6 = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48"}"#;
-    assert!(world.acquire(&world.source(), v6).await.is_err());
-
-    let sentence = |error: AcquireError| match error {
-        AcquireError::Source(error) => (error.sentence(), error.is_transient()),
-        other => panic!("{other}"),
-    };
-    world.server.patch_node("own", &json!({"spec": null}));
-    let told = sentence(world.acquire(&world.source(), CONFIG).await.unwrap_err());
-    assert!(told.0.contains("no pod CIDR") && told.0.contains("--allocate-node-cidrs") && told.1);
-    world.server.delete_node("own");
-    let told = sentence(world.acquire(&world.source(), CONFIG).await.unwrap_err());
-    assert!(told.0.contains("no node own") && told.0.contains("NODE_NAME") && told.1, "{told:?}");
-
-    world.server.add_node("own", &["10.244.1.0/24"]);
     world.server.manners().rights.retain(|(verb, _)| verb != "patch");
-    let told = sentence(world.acquire(&world.source(), CONFIG).await.unwrap_err());
-    assert!(told.0.contains("cannot patch resource \"nodes/status\""), "{told:?}");
-    assert!(told.0.contains("ClusterRole"), "{told:?}");
+    let error = world.acquire(&world.source(), CONFIG).await.unwrap_err();
+    let AcquireError::Source(error) = error else { panic!("{error}") };
+    let told = error.sentence();
+    assert!(told.contains("cannot patch resource \"nodes/status\""), "{told}");
+    assert!(told.contains("ClusterRole"), "{told}");
 }
 
 #[tokio::test]
@@ -246,7 +235,7 @@ async fn the_nodes_name_comes_from_the_pod_and_is_remembered() {
     let mut world = World::new();
     let options = || KubernetesOptions {
         node: NodeName::OfPod { namespace: "kube-flannel".into(), pod: "weft-x".into() },
-        ..options(&world.server, world.place.path())
+        ..world.options()
     };
     let error = Kubernetes::new(options()).given().await.unwrap_err();
     assert!(error.sentence().contains("kube-flannel/weft-x"), "{}", error.sentence());
@@ -261,110 +250,21 @@ async fn the_nodes_name_comes_from_the_pod_and_is_remembered() {
     assert!(away.public_addresses().await.unwrap().is_remembered);
 }
 
+/// The subnet of a node that was not in the list is asked for.
 #[tokio::test]
-async fn an_operator_may_say_another_address() {
-    let world = World::new();
-    let name = |suffix: &str| format!("{PREFIX}{suffix}");
-    world.server.annotate("own", &json!({name("public-ip-overwrite"): "203.0.113.9"}));
-    let source = world.source();
-    let got = world.acquire(&source, CONFIG).await.unwrap();
-    assert_eq!(world.server.annotation("own", "public-ip").as_deref(), Some("203.0.113.9"));
-    // It still is what was written, so that it is not written again and again.
-    assert_eq!(got.record.value, world.attributes().to_json());
-    let mut watch = source.watch();
-    assert_eq!(snapshot(&mut watch).await, ["10.244.1.0-24"]);
-    let value = world.attributes().to_json();
-    // The node's own address, and what is no address, take an earlier wish back.
-    let (own, nonsense) = (Some("192.0.2.1"), Some("203.0.113."));
-    for (wish, expected) in [
-        (Some("203.0.113.10"), Some("203.0.113.10")),
-        (own, own),
-        (Some("203.0.113.11"), Some("203.0.113.11")),
-        (None, own),
-        (Some("203.0.113.12"), Some("203.0.113.12")),
-        (nonsense, own),
-        (Some("203.0.113.13"), Some("203.0.113.13")),
-    ] {
-        world.server.annotate("own", &json!({name("public-ip-overwrite"): wish}));
-        let Update::Changes(changes) = next(&mut watch).await else { panic!("another listing") };
-        let [Change::Put(seen)] = &changes[..] else { panic!("{changes:?}") };
-        assert_ne!(seen.value, value, "it has to be written again");
-        assert!(is_owned(&world.attributes(), &seen.value), "{seen:?}");
-        source.replace(seen, &value).await.unwrap().unwrap();
-        let said = world.server.annotation("own", "public-ip");
-        assert_eq!(said.as_deref(), expected, "{wish:?}");
-        let Update::Changes(changes) = next(&mut watch).await else { panic!("another listing") };
-        let [Change::Put(written)] = &changes[..] else { panic!("{changes:?}") };
-        assert_eq!(written.value, value, "it is as it has to be");
-    }
-    // A wish of a time when nothing ran is followed from the start on, a mistaken one is passed over.
-    for (wish, expected) in
-        [(own, own), (Some("203.0.113.14"), Some("203.0.113.14")), (nonsense, own)]
-    {
-        world.server.annotate("own", &json!({name("public-ip-overwrite"): wish}));
-        world.acquire(&world.source(), CONFIG).await.unwrap();
-        let said = world.server.annotation("own", "public-ip");
-        assert_eq!(said.as_deref(), expected, "{wish:?}");
-    }
-
-    world.server.annotate("own", &json!({name("node-public-ip"): "192.0.2.77"}));
-    let addresses = source.public_addresses().await.unwrap();
-    assert_eq!((addresses.v4, addresses.is_remembered), (Some([192, 0, 2, 77].into()), false));
-}
-
-/// flanneld loses an update in which only one family has changed.
-#[tokio::test]
-async fn a_change_in_one_family_is_told() {
-    let world = World::new();
-    let both = ["10.244.2.0/24", "fd00:2::/64"];
-    world.server.add_node("peer", &both);
-    let value = r#"{"PublicIP":"192.0.2.9","PublicIPv6":"2001:db8::9","BackendType":"host-gw"}"#;
-    world.server.annotate("peer", &annotations_of(value));
-    let mut watch = world.source().watch();
-    assert_eq!(snapshot(&mut watch).await, ["10.244.2.0-24&fd00:2::-64"]);
-    for (suffix, address) in [("public-ipv6", "2001:db8::8"), ("public-ip", "192.0.2.8")] {
-        world.server.annotate("peer", &json!({format!("{PREFIX}{suffix}"): address}));
-        let Update::Changes(changes) = next(&mut watch).await else { panic!() };
-        let [Change::Put(record)] = &changes[..] else { panic!("{changes:?}") };
-        assert!(String::from_utf8_lossy(&record.value).contains(address));
-    }
-}
-
-#[tokio::test]
-async fn nodes_come_go_and_are_made_again() {
+async fn a_new_node_is_read_once() {
     let world = World::new();
     let mut watch = world.source().watch();
-    assert_eq!(snapshot(&mut watch).await, [""; 0], "no node takes part");
+    snapshot(&mut watch).await;
     world.add_peer("peer", &["10.244.2.0/24"]);
     assert_eq!(changes(&mut watch).await, ["10.244.2.0-24"]);
-    // What a kubelet does all the time is no news.
     let heartbeat = json!({"status": {"conditions": [{"type": "Ready", "at": 2}]}});
     world.server.patch_node("peer", &heartbeat);
     world.server.delete_node("peer");
     assert_eq!(changes(&mut watch).await, ["-10.244.2.0-24"]);
-    world.add_peer("peer", &["10.244.7.0/24"]);
-    assert_eq!(changes(&mut watch).await, ["10.244.7.0-24"]);
-    let none = json!({format!("{PREFIX}kube-subnet-manager"): null});
-    world.server.annotate("peer", &none);
-    assert_eq!(changes(&mut watch).await, ["-10.244.7.0-24"]);
-    // The subnet of a node that was not in the list is asked for once.
     let requests = world.server.requests();
     let reads = requests.iter().filter(|text| *text == "get /api/v1/nodes/peer").count();
-    assert_eq!(reads, 2, "{requests:?}");
-}
-
-#[tokio::test]
-async fn this_node_given_another_subnet_is_told() {
-    let world = World::new();
-    let source = world.source();
-    let got = world.acquire(&source, CONFIG).await.unwrap();
-    world.server.delete_node("own");
-    let error = source.create(&got.record.name, &got.record.value).await.unwrap_err();
-    assert!(!error.is_renumbering() && error.sentence().contains("no node own"));
-    world.server.add_node("own", &["10.244.9.0/24"]);
-    let error = source.create(&got.record.name, &got.record.value).await.unwrap_err();
-    assert!(error.is_renumbering() && error.sentence().contains("10.244.9.0-24"));
-    assert_eq!(world.server.annotation("own", "kube-subnet-manager"), None);
+    assert_eq!(reads, 1, "{requests:?}");
 }
 
 /// Whoever lists again tells nothing new that could be missed; the receiver compares.
@@ -388,17 +288,18 @@ async fn a_forgotten_history_means_another_listing() {
     assert_eq!(changes(&mut watch).await, ["10.244.4.0-24"]);
 }
 
+/// What the wire keeps back is no reason to read everything again; a server that was started since then
+/// is, because it knows nothing of what was before.
 #[tokio::test]
-async fn an_outage_without_compaction_loses_nothing_and_lists_nothing() {
+async fn only_a_new_start_of_the_server_means_another_listing() {
     let mut world = World::new();
-    let mut watch = world.source().watch();
-    assert_eq!(snapshot(&mut watch).await, [""; 0]);
+    let relay = Relay::to(world.server.port()).await;
+    world.access.url = Some(relay.url());
+    let mut watch = world.watch_over(&relay).await;
     world.server.stop();
-    world.add_peer("b", &["10.244.3.0/24"]);
-    sleep(Duration::from_millis(300)).await;
+    world.add_peer("c", &["10.244.4.0/24"]);
     world.server.run();
-    assert_eq!(changes(&mut watch).await, ["10.244.3.0-24"]);
-    assert_eq!(watch.health().borrow().listings, 1);
+    assert_eq!(snapshot(&mut watch).await, ["10.244.3.0-24", "10.244.4.0-24"]);
 }
 
 #[tokio::test]
@@ -453,18 +354,12 @@ async fn a_server_that_is_not_well_is_told_of_and_asked_again() {
 }
 
 /// Writes a kubeconfig with a token file, and returns its path.
-fn kubeconfig(place: &Path, url: &str) -> std::path::PathBuf {
+pub(crate) fn write_kubeconfig(place: &Path, url: &str) -> std::path::PathBuf {
     let file = |name: &str| place.join(name).display().to_string();
-    let text = json!({
-        "clusters": [{"name": "c", "cluster": {
-            "server": url, "certificate-authority": file("authority.pem"),
-        }}],
-        "users": [{"name": "u", "user": {"tokenFile": file("token")}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "x",
-    });
+    let user = json!({"tokenFile": file("token")});
+    let text = kubeconfig(url, &file("authority.pem"), &user);
     let path = place.join("kubeconfig");
-    fs::write(&path, text.to_string()).unwrap();
+    fs::write(&path, text).unwrap();
     path
 }
 
@@ -489,9 +384,11 @@ impl SecureWorld {
 
     fn source(&self) -> Kubernetes {
         let url = self.relay.url().replace("http:", "https:");
-        let access =
-            Access { kubeconfig: Some(kubeconfig(self.place.path(), &url)), ..Access::default() };
-        Kubernetes::new(KubernetesOptions { access, ..options(&self.server, self.place.path()) })
+        let access = Access {
+            kubeconfig: Some(write_kubeconfig(self.place.path(), &url)),
+            ..Access::default()
+        };
+        Kubernetes::new(options(access, self.place.path()))
     }
 }
 
@@ -541,11 +438,10 @@ async fn a_plugin_that_gives_the_token_holds_nobody_up() {
     let world = SecureWorld::new().await;
     let place = world.place.path();
     let source = |request| {
-        let options = options(&world.server, place);
-        let kubeconfig = Some(kubeconfig(place, &world.server.url()));
-        let access = Access { kubeconfig, ..Access::default() };
+        let kubeconfig = Some(write_kubeconfig(place, &world.server.url()));
+        let options = options(Access { kubeconfig, ..Access::default() }, place);
         let patience = Patience { request, ..options.patience };
-        Kubernetes::new(KubernetesOptions { access, patience, ..options })
+        Kubernetes::new(KubernetesOptions { patience, ..options })
     };
     let (patient, impatient) = (source(PATIENCE), source(Duration::from_secs(1)));
     let file = place.join("kubeconfig");
@@ -645,72 +541,11 @@ async fn a_config_that_changes_is_told_also_while_the_server_is_away() {
 }
 
 #[tokio::test]
-async fn the_condition_is_set_beside_those_of_others() {
+async fn nobody_is_told_of_the_network_where_that_is_off() {
     let world = World::new();
-    let source = world.source();
-    source.announce(Network::Up).await.unwrap();
-    let conditions = world.server.node("own")["status"]["conditions"].clone();
-    assert_eq!(conditions[0], json!({"type": "Ready", "status": "True"}));
-    let condition = &conditions[1];
-    assert_eq!(condition["type"], "NetworkUnavailable");
-    assert_eq!(
-        (&condition["status"], &condition["reason"]),
-        (&json!("False"), &json!("FlannelIsUp"))
-    );
-    assert_eq!(condition["message"], "Flannel is running on this node");
-    let time = condition["lastTransitionTime"].as_str().unwrap();
-    assert!(time.len() == 20 && time.ends_with('Z') && time.starts_with("20"), "{time}");
-    source.announce(Network::Down("no device".into())).await.unwrap();
-    let conditions = world.server.node("own")["status"]["conditions"].clone();
-    assert_eq!(conditions.as_array().unwrap().len(), 2);
-    assert_eq!(
-        (&conditions[1]["status"], &conditions[1]["message"]),
-        (&json!("True"), &json!("no device"))
-    );
-
-    // A node that was made again gets it again, with its annotations.
-    source.announce(Network::Up).await.unwrap();
-    world.acquire(&source, CONFIG).await.unwrap();
-    world.server.delete_node("own");
-    world.server.add_node("own", &["10.244.1.0/24"]);
-    source.create("10.244.1.0-24", &world.attributes().to_json()).await.unwrap().unwrap();
-    assert_eq!(world.server.node("own")["status"]["conditions"][1]["reason"], "FlannelIsUp");
-
-    let options = options(&world.server, world.place.path());
-    let silent = Kubernetes::new(KubernetesOptions { sets_condition: false, ..options });
-    let before = world.server.requests().len();
-    silent.announce(Network::Up).await.unwrap();
-    assert_eq!(world.server.requests().len(), before);
-}
-
-/// A kubelet changes its node between our reading and our writing.
-#[tokio::test]
-async fn writes_of_others_in_between_are_kept() {
-    let world = World::new();
-    let source = world.source();
-    for round in 0..20 {
-        let record = source.given().await.unwrap().unwrap();
-        let weft = Weft { port: Some(round + 1), ..world.attributes().weft.unwrap() };
-        let value = Attributes { weft: Some(weft), ..world.attributes() }.to_json();
-        let ours = async {
-            match source.replace(&record, &value).await.unwrap() {
-                Some(record) => Some(record),
-                None => source.create(&record.name, &value).await.unwrap(),
-            }
-        };
-        let theirs = async {
-            for beat in 0..3 {
-                world.server.annotate("own", &json!({"beat": format!("{round}.{beat}")}));
-                tokio::task::yield_now().await;
-            }
-        };
-        let (written, ()) = tokio::join!(ours, theirs);
-        assert_eq!(written.unwrap().value, value);
-        assert_eq!(
-            world.server.node("own")["metadata"]["annotations"]["beat"],
-            format!("{round}.2")
-        );
-    }
+    let silent = KubernetesOptions { sets_condition: false, ..world.options() };
+    Kubernetes::new(silent).announce(Network::Up).await.unwrap();
+    assert_eq!(world.server.requests(), [""; 0]);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 use crate::identity::Identity;
-use crate::lease::{Attributes, WEFT_VERSION, shortened};
+use crate::lease::{Attributes, ValueError, WEFT_VERSION, shortened};
 
 /// Annotations of an object.
 pub(super) type Annotations = BTreeMap<String, String>;
@@ -214,6 +214,24 @@ pub(super) fn set_identity(value: &mut Value, identity: Identity) {
         *weft = serde_json::json!({"v": WEFT_VERSION});
     }
     weft["id"] = identity.to_string().into();
+}
+
+/// Why the value of a lease cannot be read, if it cannot.
+pub(super) fn damage(value: &Value) -> Option<ValueError> {
+    Attributes::parse(value.to_string().as_bytes()).err()
+}
+
+/// Takes out of the value of a lease what people may have broken. What the backend says stays: the
+/// device's MAC address is in it.
+pub(super) fn make_readable(value: &mut Value) {
+    value["PublicIP"] = Ipv4Addr::UNSPECIFIED.to_string().into();
+    value["PublicIPv6"] = Value::Null;
+    value["Weft"] = Value::Null;
+}
+
+/// The value of a lease that says nothing, and can be read.
+pub(super) fn silent() -> Value {
+    serde_json::json!({"PublicIP": Ipv4Addr::UNSPECIFIED.to_string()})
 }
 
 /// Whether nothing of it has to be changed.

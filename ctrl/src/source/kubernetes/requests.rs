@@ -268,12 +268,21 @@ impl Kubernetes {
         }
     }
 
+    /// The addresses behind the service `kubernetes`.
+    async fn read_slice(&self, version: &str) -> Result<EndpointSlice, Failure> {
+        let path = format!("/apis/discovery.k8s.io/{version}/namespaces/default/endpointslices");
+        self.get("get the addresses of the API server", &path, "kubernetes").await
+    }
+
     /// Remembers the real addresses of the API server, for when the way to the given one is broken. A
     /// service account that may not read them does without.
     pub(super) async fn learn_servers(&self) -> Result<(), Failure> {
-        let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-        let what = "get the addresses of the API server";
-        let slice: EndpointSlice = match self.get(what, path, "kubernetes").await {
+        let mut answer = self.read_slice("v1").await;
+        if matches!(answer, Err(Failure::NotFound)) {
+            // Kubernetes before 1.21.
+            answer = self.read_slice("v1beta1").await;
+        }
+        let slice = match answer {
             Ok(slice) => slice,
             Err(failure) => {
                 debug!(?failure, "the addresses of the API server are not known");
