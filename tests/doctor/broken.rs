@@ -1,6 +1,5 @@
-//! A kernel, a process and a host that lack something. What no namespace can be without (an old kernel,
-//! a clock that nobody keeps, a network card without checksums) is judged in `src/doctor/judge/tests.rs`
-//! alone, but for the kernel's version, which is imitated here by another text in `/proc`.
+//! A kernel, a process and a host that lack something. The version of the kernel is imitated here by
+//! another text in `/proc`; `machine.rs` has a kernel that is old.
 
 use std::fs;
 

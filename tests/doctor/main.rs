@@ -9,6 +9,7 @@ mod broken;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the daemon")]
 mod host;
+mod machine;
 mod said;
 
 use std::fs;
