@@ -32,12 +32,6 @@ pub(crate) fn set_up_peer(host: &Host, device: &str, subnet: &str, mac: &str, fa
     }
 }
 
-fn put_lease(world: &World, name: &str, value: &str) {
-    let aside = world.leases.path().join("subnets/.new");
-    fs::write(&aside, value).unwrap();
-    fs::rename(aside, world.leases.path().join("subnets").join(name)).unwrap();
-}
-
 fn vxlan_lease(mac: &str, mac_v6: &str) -> String {
     format!(
         r#"{{"PublicIP":"10.168.0.3","PublicIPv6":"fd10:168::3","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"{mac_v6}"}}}}"#
@@ -64,7 +58,7 @@ fn a_flannel_node_of_vxlan_by_hand() {
         &near_mac("flannel-v6.1"),
         "fd10:168::2",
     );
-    put_lease(&world, "10.244.200.0-24&fd44:0:0:200::-64", &vxlan_lease(FAR_MAC, FAR_MAC_V6));
+    world.leases.put("10.244.200.0-24&fd44:0:0:200::-64", &vxlan_lease(FAR_MAC, FAR_MAC_V6));
     join(&mut left, 1);
     let far: Vec<IpAddr> =
         ["10.244.200.0/24", "fd44:0:0:200::/64"].map(|subnet| pod(right, subnet)).into();
@@ -78,7 +72,7 @@ fn a_flannel_node_of_vxlan_by_hand() {
     let another = "5a:5a:7b:f6:cb:5f";
     right.run(&["ip", "link", "set", "flannel.1", "address", another]);
     set_up_peer(right, "flannel.1", &text("subnet"), &near_mac("flannel.1"), "10.168.0.2");
-    put_lease(&world, "10.244.200.0-24&fd44:0:0:200::-64", &vxlan_lease(another, FAR_MAC_V6));
+    world.leases.put("10.244.200.0-24&fd44:0:0:200::-64", &vxlan_lease(another, FAR_MAC_V6));
     left.wait_until("the new MAC address in force", |_| {
         entries(&world.left, "flannel.1") == [format!("{another} dst 10.168.0.3")]
     });
@@ -106,7 +100,7 @@ fn a_flannel_node_of_host_gw_by_hand() {
         world.right.run(&["ip", "route", "add", subnet, "via", via, "dev", "u2"]);
     }
     let value = r#"{"PublicIP":"10.168.0.3","PublicIPv6":"fd10:168::3","BackendType":"host-gw"}"#;
-    put_lease(&world, "10.244.200.0-24&fd44:0:0:200::-64", value);
+    world.leases.put("10.244.200.0-24&fd44:0:0:200::-64", value);
     join(&mut left, 1);
     for (near, subnet) in near.into_iter().zip(["10.244.200.0/24", "fd44:0:0:200::/64"]) {
         let far = pod(&world.right, subnet);

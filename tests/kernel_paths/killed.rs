@@ -3,14 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::host::{Daemon, Host};
+use crate::host::{Daemon, Host, Leases};
 use crate::world::{Families, World, neighbours};
 
 /// Kills in all; every other one in the middle of a start.
@@ -52,16 +51,14 @@ fn peers(version: u32) -> Vec<Peer> {
 }
 
 /// Each lease at once, but one after the other; then those go that are neither wanted nor the daemon's.
-fn write_leases(directory: &Path, peers: &[Peer]) {
-    let subnets = directory.join("subnets");
-    fs::create_dir_all(&subnets).unwrap();
+fn write_leases(leases: &Leases, peers: &[Peer]) {
     let mut wanted = BTreeSet::new();
     for peer in peers {
         let (name, value) = peer.lease();
-        fs::write(subnets.join(".new"), value).unwrap();
-        fs::rename(subnets.join(".new"), subnets.join(&name)).unwrap();
+        leases.put(&name, &value);
         wanted.insert(name);
     }
+    let subnets = leases.path().join("subnets");
     for entry in fs::read_dir(&subnets).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let is_own = || {
@@ -173,11 +170,11 @@ fn a_daemon_killed_at_any_point_leaves_nothing_that_the_next_start_does_not_mend
         }
         let new = peers(number);
         let (daemon, most) = if number % 2 == 0 {
-            write_leases(world.leases.path(), &new);
+            write_leases(&world.leases, &new);
             (daemon, CHANGE_MAX)
         } else {
             kill(daemon);
-            write_leases(world.leases.path(), &new);
+            write_leases(&world.leases, &new);
             (host.spawn(&["--iface=u1"]), START_MAX)
         };
         sleep(most.mul_f64(random.random()));
@@ -214,14 +211,14 @@ fn two_thousand_peers_are_programmed_and_changed() {
         (8..2008).map(peer).collect()
     };
     let peers = many(0);
-    write_leases(world.leases.path(), &peers);
+    write_leases(&world.leases, &peers);
     let start = Instant::now();
     let daemon = world.left.spawn(&["--iface=u1"]);
     wait_for(&world.left, &daemon, &desired(&peers), "programmed");
     println!("2,000 peers are programmed {:.2} s after the start", start.elapsed().as_secs_f64());
     let peers = many(1);
     let start = Instant::now();
-    write_leases(world.leases.path(), &peers);
+    write_leases(&world.leases, &peers);
     let written = start.elapsed().as_secs_f64();
     wait_for(&world.left, &daemon, &desired(&peers), "changed");
     let all = start.elapsed().as_secs_f64();

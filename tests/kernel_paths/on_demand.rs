@@ -1,6 +1,5 @@
 //! `"OnDemand": true`: what the kernel needs for a peer is made when it asks for it.
 
-use std::fs;
 use std::net::IpAddr;
 use std::process::Command;
 
@@ -24,12 +23,6 @@ fn ping_without_loss(from: &Host, near: IpAddr, far: IpAddr) {
 
 fn counted(daemon: &Daemon<'_>, what: &str) -> u64 {
     daemon.ask("status")["on_demand"][what].as_u64().unwrap()
-}
-
-fn put_lease(world: &World, name: &str, value: &str) {
-    let aside = world.leases.path().join("subnets/.new");
-    fs::write(&aside, value).unwrap();
-    fs::rename(aside, world.leases.path().join("subnets").join(name)).unwrap();
 }
 
 #[test]
@@ -116,7 +109,7 @@ fn a_flannel_node_by_hand_is_none_the_wiser() {
     let value = format!(
         r#"{{"PublicIP":"10.168.0.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{far_mac}"}}}}"#
     );
-    put_lease(&world, "10.244.200.0-24", &value);
+    world.leases.put("10.244.200.0-24", &value);
     join(&mut left, 1);
     let far = pod(&world.right, "10.244.200.0/24");
     // The other side begins, and our answers make the kernel ask.
@@ -139,9 +132,7 @@ fn of_two_thousand_peers_only_those_that_are_asked_for_cost_anything() {
             r#"{{"PublicIP":"10.168.{}.{low}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0a:00:00:00:{high:02x}:{low:02x}"}}}}"#,
             100 + high
         );
-        let name = format!("10.{}.{low}.0-24", 247 + high);
-        let directory = world.leases.path().join("subnets");
-        fs::write(directory.join(name), value).unwrap();
+        world.leases.put(&format!("10.{}.{low}.0-24", 247 + high), &value);
     }
     left.wait_until("joined", |left| left.ask("status")["peers"] == 2000);
     let asked_for = ["10.247.5.1", "10.249.7.1", "10.253.9.1"];
