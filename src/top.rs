@@ -1,12 +1,14 @@
 //! `weft top`: what the daemon does at this moment, drawn again and again into a terminal.
 //!
-//! Needs nothing of the terminal but what every emulator has since the VT100, so it works over ssh. What
-//! is drawn ([`screen`]) is apart from the asking, and pure.
+//! ratatui draws, with bold and turned colours only and letters that every terminal has, so it works
+//! over ssh and without colours. What is drawn ([`screen`], [`peers`]) is apart from the asking, and pure.
 
+mod peers;
 mod rates;
 mod screen;
 mod terminal;
 
+use std::env;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,7 +23,7 @@ use crate::admin::client::{AskError, ask, decode};
 use crate::options::ADMIN_SOCKET;
 use rates::Sample;
 use screen::Screen;
-use terminal::{Key, Terminal};
+use terminal::{Heard, Key, Terminal, end_by};
 
 /// What `weft top` takes.
 #[derive(Debug, Args)]
@@ -37,7 +39,8 @@ pub(crate) struct Watching {
 
 /// Draws until asked to stop.
 pub(crate) fn run(asked: &Watching) -> ExitCode {
-    match watch(asked) {
+    let ended = watch(asked).and_then(|signal| Ok(signal.map_or(Ok(()), end_by)?));
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("weft: {error:#}");
@@ -46,9 +49,11 @@ pub(crate) fn run(asked: &Watching) -> ExitCode {
     }
 }
 
-fn watch(asked: &Watching) -> Result<()> {
+/// Gives the signal that has ended it, if one has. The terminal is given back by then.
+fn watch(asked: &Watching) -> Result<Option<i32>> {
+    let is_dumb = env::var_os("TERM").is_some_and(|name| name == "dumb");
     ensure!(
-        io::stdout().is_terminal() && io::stdin().is_terminal(),
+        io::stdout().is_terminal() && io::stdin().is_terminal() && !is_dumb,
         "weft top draws into a terminal, and this is none; weft status and weft peers print text"
     );
     // Somebody who is not allowed to ask is told so on a screen that stays.
@@ -57,7 +62,7 @@ fn watch(asked: &Watching) -> Result<()> {
     draw_all(&mut terminal, asked).context("The terminal could not be drawn into")
 }
 
-fn draw_all(terminal: &mut Terminal, asked: &Watching) -> io::Result<()> {
+fn draw_all(terminal: &mut Terminal, asked: &Watching) -> io::Result<Option<i32>> {
     let mut screen = Screen::default();
     let interval = Duration::from_secs(asked.interval);
     loop {
@@ -65,12 +70,13 @@ fn draw_all(terminal: &mut Terminal, asked: &Watching) -> io::Result<()> {
         screen.take(sample(&asked.admin_socket).map_err(|error| error.to_string()));
         let next = Instant::now() + interval;
         loop {
-            let (width, height) = terminal.size()?;
-            terminal.draw(&screen.lines(width, height))?;
-            match terminal.wait_for_keys(next.saturating_duration_since(Instant::now()))? {
-                keys if keys.contains(&Key::End) => return Ok(()),
-                keys if keys.is_empty() => break,
-                keys => keys.into_iter().for_each(|key| screen.handle_key(key)),
+            terminal.draw(|frame| screen.draw(frame))?;
+            match terminal.wait(next.saturating_duration_since(Instant::now()))? {
+                Heard::Nothing => break,
+                Heard::Redraw => {}
+                Heard::Signal(signal) => return Ok(Some(signal)),
+                Heard::Keys(keys) if keys.contains(&Key::End) => return Ok(None),
+                Heard::Keys(keys) => keys.into_iter().for_each(|key| screen.handle_key(key)),
             }
         }
     }

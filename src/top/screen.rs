@@ -1,27 +1,24 @@
-//! What is on the screen: lines for a terminal of some size.
+//! What is on the screen: how this host is, the peers, the drops, and which keys there are.
 
 use std::fmt::Write as _;
 
+use ratatui_core::layout::{Constraint, Layout};
+use ratatui_core::style::{Modifier, Style};
+use ratatui_core::terminal::Frame;
+use ratatui_core::text::Line;
+use ratatui_widgets::paragraph::Paragraph;
+
+use super::peers::{self, List};
 use super::rates::{self, Rate, Sample};
-use super::terminal::{Key, Line, Look};
-use crate::admin::Peer;
+use super::terminal::Key;
 
 /// Reasons for drops that are shown.
 const DROPS_SHOWN: usize = 4;
 
-/// Peers by which a page key moves.
-const PAGE: usize = 10;
+/// Lines that peers get before paths and drops get any: the titles, and a few peers.
+const PEERS_LINES: u16 = 4;
 
-/// The titles of the columns of peers, and how wide they are; one blank is between them.
-const COLUMNS: [(&str, usize); 7] = [
-    ("SUBNET", 18),
-    ("SENT TO", 22),
-    ("PATH", 8),
-    ("LATENCY", 10),
-    ("LOSS", 7),
-    ("MTU", 5),
-    ("SESSION", 7),
-];
+const KEYS: &str = "q ends; arrows move; < > sort, r turns round";
 
 /// The last two looks, and where in the list of peers we are.
 #[derive(Debug, Default)]
@@ -30,7 +27,7 @@ pub(super) struct Screen {
     now: Option<Sample>,
     /// Why there was no answer the last time.
     problem: Option<String>,
-    first_peer: usize,
+    list: List,
 }
 
 impl Screen {
@@ -45,64 +42,52 @@ impl Screen {
         }
     }
 
-    /// Moves through the list of peers.
+    /// Moves through the list of peers, or sorts it.
     pub(super) fn handle_key(&mut self, key: Key) {
-        let last = self.now.as_ref().map_or(0, |now| now.peers.peers.len().saturating_sub(1));
-        let wanted = match key {
-            Key::Down => self.first_peer + 1,
-            Key::Up => self.first_peer.saturating_sub(1),
-            Key::PageDown => self.first_peer + PAGE,
-            Key::PageUp => self.first_peer.saturating_sub(PAGE),
-            Key::First => 0,
-            Key::Last => last,
-            Key::End | Key::Other => self.first_peer,
+        let peers = self.now.as_ref().map_or(&[][..], |now| &now.peers.peers);
+        self.list.handle_key(key, peers);
+    }
+
+    /// Draws into all of the frame. Peers take the room that is left.
+    pub(super) fn draw(&mut self, frame: &mut Frame) {
+        let Some(now) = &self.now else { return };
+        let sorted = self.list.sorted(&now.peers.peers);
+        let at = self.list.position(&sorted);
+        let (head, drops) = (self.head(now), self.drops(now));
+        let paths = sorted.get(at).and_then(|peer| peers::paths(peer));
+        let paths: Vec<Line> = paths.into_iter().map(plain).collect();
+        let place = match sorted.len() {
+            0 => "no peers".to_owned(),
+            count => format!("{} of {count}", at + 1),
         };
-        self.first_peer = wanted.min(last);
+        let keys = plain(format!("{KEYS}  {place}"));
+        let area = frame.area();
+        let mut left = area.height;
+        let mut take = |wanted: usize| {
+            let got = u16::try_from(wanted).unwrap_or(u16::MAX).min(left);
+            left -= got;
+            got
+        };
+        let (head_height, keys_height) = (take(head.len()), take(1));
+        let peers_height = take(PEERS_LINES.into());
+        let (paths_height, drops_height) = (take(paths.len()), take(drops.len()));
+        let heights = [head_height, peers_height + left, paths_height, drops_height, keys_height];
+        let [head_area, peers_area, paths_area, drops_area, keys_area] =
+            Layout::vertical(heights.map(Constraint::Length)).areas(area);
+        self.list.draw(&sorted, at, frame, peers_area);
+        frame.render_widget(Paragraph::new(head), head_area);
+        frame.render_widget(Paragraph::new(paths), paths_area);
+        frame.render_widget(Paragraph::new(drops), drops_area);
+        frame.render_widget(Paragraph::new(keys), keys_area);
     }
 
-    /// At most `height` lines of at most `width` letters. Peers take the room that is left.
-    pub(super) fn lines(&self, width: usize, height: usize) -> Vec<Line> {
-        let Some(now) = &self.now else { return Vec::new() };
-        let (mut lines, drops) = (self.head(now), self.drops(now));
-        let room = height.saturating_sub(lines.len() + drops.len() + 2);
-        lines.push(Line {
-            text: row(&COLUMNS.map(|(title, _)| title.to_owned())),
-            look: Look::Bold,
-        });
-        let first = self.first_peer.min(now.peers.peers.len());
-        let peers = now.peers.peers[first..].iter().take(room);
-        lines.extend(peers.map(|peer| plain(row(&cells(peer)))));
-        lines.extend(drops);
-        lines.push(plain("q ends; arrows move through the peers"));
-        lines.truncate(height);
-        for line in &mut lines {
-            line.text = harmless(&line.text, width);
-        }
-        lines
-    }
-
-    fn head(&self, now: &Sample) -> Vec<Line> {
+    fn head(&self, now: &Sample) -> Vec<Line<'static>> {
         let status = &now.status;
-        let engine = status.engine.as_ref().map_or("kernel", |engine| engine.name.as_str());
-        let backend = status.network.as_ref().map_or("no network", |one| one.backend.as_str());
-        let subnet = status.lease.as_ref().and_then(|lease| lease.subnet.clone());
-        let mut first = format!(
-            "weft {}  {backend}, {engine}  {}  peers {}",
-            status.version,
-            subnet.unwrap_or_default(),
-            status.peers
-        );
-        let busy = self.before.as_ref().and_then(|before| rates::busy(before, now));
-        if let Some(busy) = busy {
-            let _ = write!(first, "  busy {:.0} %", busy * 100.0);
-        }
-        let mut lines = vec![Line { text: first, look: Look::Bold }];
+        let mut lines = vec![styled(self.first_line(now), Modifier::BOLD)];
         let ready = if status.ready { None } else { Some("not ready".to_owned()) };
         let problems = self.problem.iter().cloned().chain(ready);
         let problems = problems.chain(status.problems.iter().cloned());
-        lines.extend(
-            problems.map(|problem| Line { text: format!("! {problem}"), look: Look::Reversed }),
-        );
+        lines.extend(problems.map(|problem| styled(format!("! {problem}"), Modifier::REVERSED)));
         match self.before.as_ref().and_then(|before| rates::traffic(before, now)) {
             Some([outbound, inbound]) => {
                 lines.push(plain(rate_line("out", outbound)));
@@ -115,7 +100,25 @@ impl Screen {
         lines
     }
 
-    fn drops(&self, now: &Sample) -> Vec<Line> {
+    fn first_line(&self, now: &Sample) -> String {
+        let status = &now.status;
+        let engine = status.engine.as_ref().map_or("kernel", |engine| engine.name.as_str());
+        let backend = status.network.as_ref().map_or("no network", |one| one.backend.as_str());
+        let subnet = status.lease.as_ref().and_then(|lease| lease.subnet.clone());
+        let mut line = format!(
+            "weft {}  {backend}, {engine}  {}  peers {}",
+            status.version,
+            subnet.unwrap_or_default(),
+            status.peers
+        );
+        let busy = self.before.as_ref().and_then(|before| rates::busy(before, now));
+        if let Some(busy) = busy {
+            let _ = write!(line, "  busy {:.0} %", busy * 100.0);
+        }
+        line
+    }
+
+    fn drops(&self, now: &Sample) -> Vec<Line<'static>> {
         let dropped = rates::drops(self.before.as_ref(), now);
         let mut lines = vec![Line::default()];
         if dropped.is_empty() {
@@ -129,50 +132,19 @@ impl Screen {
     }
 }
 
-fn plain(text: impl Into<String>) -> Line {
-    Line { text: text.into(), look: Look::Plain }
+fn plain(text: impl AsRef<str>) -> Line<'static> {
+    Line::raw(harmless(text.as_ref()))
 }
 
-fn row(cells: &[String; COLUMNS.len()]) -> String {
-    let mut text = String::new();
-    for (cell, (_, width)) in cells.iter().zip(COLUMNS) {
-        let _ = write!(text, "{cell:<width$} ");
-    }
-    text.truncate(text.trim_end().len());
-    text
+fn styled(text: impl AsRef<str>, look: Modifier) -> Line<'static> {
+    Line::styled(harmless(text.as_ref()), Style::new().add_modifier(look))
 }
 
 /// Names of leases are what others have written, so nothing may steer the terminal, or be wider than it
 /// seems.
-fn harmless(text: &str, width: usize) -> String {
+pub(super) fn harmless(text: &str) -> String {
     let shown = |letter: char| if (' '..='~').contains(&letter) { letter } else { '?' };
-    text.chars().take(width).map(shown).collect()
-}
-
-fn cells(peer: &Peer) -> [String; 7] {
-    let dash = || "-".to_owned();
-    let chosen = peer.paths.iter().find(|path| path.chosen);
-    let round_trip = chosen.and_then(|path| path.round_trip_us);
-    let loss = chosen.and_then(|path| path.loss);
-    let session = peer.sealing.as_ref().map(|sealing| sealing.session_age_seconds);
-    [
-        [&peer.subnet, &peer.ipv6_subnet]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(" "),
-        peer.outer.clone(),
-        peer.path.clone(),
-        round_trip.map_or_else(dash, |us| format!("{}.{:03} ms", us / 1000, us % 1000)),
-        loss.map_or_else(dash, |loss| format!("{:.1} %", loss * 100.0)),
-        peer.path_mtu.map_or_else(|| "full".to_owned(), |mtu| mtu.to_string()),
-        match session {
-            None => "plain".to_owned(),
-            Some(None) => "none".to_owned(),
-            Some(Some(age)) => format!("{age} s"),
-        },
-    ]
+    text.chars().map(shown).collect()
 }
 
 fn rate_line(direction: &str, rate: Rate) -> String {
@@ -208,89 +180,107 @@ fn scaled(number: f64) -> String {
 mod tests {
     use std::time::Instant;
 
-    use serde_json::json;
+    use ratatui_core::backend::TestBackend;
+    use ratatui_core::terminal::Terminal;
 
     use super::*;
+    use crate::top::peers::tests::{peer, rows};
     use crate::top::rates::tests::look;
-
-    fn peer(number: u8) -> Peer {
-        serde_json::from_value(json!({
-            "slot": 0, "generation": 1, "subnet": format!("10.5.{number}.0/24"),
-            "ipv6_subnet": null, "outer": format!("10.168.0.{number}:8285"), "addresses": [],
-            "path": "vxlan", "id": null, "age_seconds": 1, "takes_ipv6": false, "path_mtu": 1400,
-            "segmentation": true,
-            "paths": [{"path": "vxlan", "subnet": "10.5.2.0/24", "chosen": true,
-                       "problem": "nothing", "mtu": 1450, "round_trip_us": 1234, "loss": 0.005}]
-        }))
-        .unwrap()
-    }
 
     fn screen() -> Screen {
         let (mut screen, start) = (Screen::default(), Instant::now());
         for (seconds, packets) in [(0, 0), (2, 200_000)] {
             let mut sample = look(start, seconds, packets);
-            sample.peers.peers = (2..60).map(peer).collect();
+            sample.peers.peers = (2..60).map(|number| peer(number, Some(1234))).collect();
             screen.take(Ok(sample));
         }
         screen
     }
 
-    fn drawn(screen: &Screen, width: usize, height: usize) -> String {
-        let lines = screen.lines(width, height);
-        assert!(lines.len() <= height && lines.iter().all(|line| line.text.len() <= width));
-        lines.into_iter().map(|line| line.text + "\n").collect()
+    fn lines(screen: &mut Screen, (width, height): (u16, u16)) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        rows(terminal.backend().buffer())
+    }
+
+    fn drawn(screen: &mut Screen, size: (u16, u16)) -> String {
+        lines(screen, size).join("\n")
     }
 
     #[test]
-    fn rates_peers_and_drops_are_on_the_screen() {
-        let text = drawn(&screen(), 80, 24);
-        for part in [
-            "busy 25 %",
-            "80.0 Mbit/s",
-            "100 kpackets/s",
-            "10.0 a train",
-            "10.5.2.0/24",
-            "10.168.0.2:8285",
-            "1.234 ms",
-            "0.5 %",
-            "1400",
-            "dropped no_route",
-            "1.00 k/s",
-            "q ends",
-        ] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
+    fn rates_peers_paths_drops_and_keys_are_on_the_screen() {
+        let lines = lines(&mut screen(), (80, 16));
+        assert_eq!(
+            lines,
+            [
+                "weft   no network, kernel    peers 0  busy 25 %",
+                "out   80.0 Mbit/s   100 kpackets/s    10.0 a train    1.00 kdrops/s",
+                "in    80.0 Mbit/s   100 kpackets/s    20.0 a train        0 drops/s",
+                "",
+                "  SUBNET^      SENT TO          PATH    LATENCY   LOSS   MTU  SESSION",
+                "> 10.5.2.0/24  10.168.0.2:8285  vxlan  1.234 ms  0.5 %  1400    plain",
+                "  10.5.3.0/24  10.168.0.3:8285  vxlan  1.234 ms  0.5 %  1400    plain",
+                "  10.5.4.0/24  10.168.0.4:8285  vxlan  1.234 ms  0.5 %  1400    plain",
+                "  10.5.5.0/24  10.168.0.5:8285  vxlan  1.234 ms  0.5 %  1400    plain",
+                "  10.5.6.0/24  10.168.0.6:8285  vxlan  1.234 ms  0.5 %  1400    plain",
+                "  10.5.7.0/24  10.168.0.7:8285  vxlan  1.234 ms  0.5 %  1400    plain",
+                "10.5.2.0/24: direct 100.0 % (does not answer); *vxlan 1.234 ms 0.5 %",
+                "",
+                "dropped no_route                         2000  1.00 k/s",
+                "dropped too_short                           5  0 /s",
+                "q ends; arrows move; < > sort, r turns round  1 of 58",
+            ]
+        );
     }
 
     #[test]
-    fn the_list_of_peers_moves_and_stays_within_bounds() {
+    fn titles_and_problems_stand_out_without_colours() {
         let mut screen = screen();
-        screen.handle_key(Key::Down);
-        assert!(!drawn(&screen, 80, 24).contains("10.5.2.0/24"));
+        screen.take(Err("No weft daemon answers".into()));
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        let buffer = terminal.backend().buffer();
+        assert_eq!(buffer[(0, 0)].modifier, Modifier::BOLD);
+        assert_eq!(buffer[(0, 1)].modifier, Modifier::REVERSED);
+        let is_plain = |cell: &ratatui_core::buffer::Cell| {
+            let reset = ratatui_core::style::Color::Reset;
+            cell.fg == reset && cell.bg == reset
+        };
+        assert!(buffer.content.iter().all(is_plain));
+    }
+
+    #[test]
+    fn keys_move_through_the_peers() {
+        let mut screen = screen();
+        drawn(&mut screen, (80, 24));
         screen.handle_key(Key::Last);
-        screen.handle_key(Key::PageDown);
-        assert!(drawn(&screen, 80, 24).contains("10.5.59.0/24"));
+        let text = drawn(&mut screen, (80, 24));
+        assert!(text.contains("> 10.5.59.0/24") && text.contains("58 of 58"), "{text}");
+        // The peers are gone.
         screen.take(Ok(look(Instant::now(), 9, 9)));
-        drawn(&screen, 80, 24);
+        assert!(drawn(&mut screen, (80, 24)).contains("no peers"));
         screen.handle_key(Key::First);
-        assert_eq!(screen.first_peer, 0);
     }
 
     #[test]
     fn no_size_is_too_small_and_no_answer_is_said() {
         let mut screen = screen();
-        for (width, height) in [(1, 1), (10, 3), (200, 60)] {
-            drawn(&screen, width, height);
+        for width in [1, 2, 10, 40, 200] {
+            for height in 1..30 {
+                drawn(&mut screen, (width, height));
+            }
         }
+        let small = lines(&mut screen, (60, 7));
+        assert!(small[5].starts_with("> 10.5.2.0/24") && small[6].starts_with("q ends"));
         screen.take(Err("No weft daemon answers".into()));
-        let text = drawn(&screen, 80, 24);
+        let text = drawn(&mut screen, (80, 24));
         assert!(
             text.contains("! No weft daemon answers") && text.contains("10.5.2.0/24"),
             "{text}"
         );
-        assert_eq!(drawn(&Screen::default(), 20, 2), "");
+        assert_eq!(drawn(&mut Screen::default(), (20, 2)), "\n");
         screen.take(Err("steers \u{1b}[2J".into()));
-        assert!(drawn(&screen, 80, 24).contains("! steers ?[2J"));
+        assert!(drawn(&mut screen, (80, 24)).contains("! steers ?[2J"));
     }
 
     #[test]
