@@ -295,6 +295,9 @@ pub struct Traffic {
     pub inbound: Map<String, Value>,
     /// Both or neither.
     pub other: Map<String, Value>,
+    /// What the kernel carried in their place; empty while it carries nothing.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub shortcut: Map<String, Value>,
 }
 
 /// The other hosts.

@@ -15,6 +15,7 @@ mod metrics;
 pub(crate) mod owner;
 mod patience;
 mod sealing;
+mod shortcut;
 mod signals;
 mod start;
 mod state;

@@ -64,6 +64,8 @@ pub struct Without {
     pub spin: bool,
     /// Taking precedence of others, and giving way in a flood.
     pub precedence: bool,
+    /// Small packets past the workers.
+    pub shortcut: bool,
 }
 
 impl Options {
@@ -242,6 +244,7 @@ fn without(flags: &Flags) -> Without {
         udp_gro: has("udp-gro"),
         spin: has("spin"),
         precedence: has("precedence"),
+        shortcut: has("shortcut"),
     }
 }
 

@@ -230,7 +230,8 @@ impl Lab {
     }
 
     /// Lets a host lose this share (1 to 99 percent) of what arrives over the link, at random.
-    /// GRO is off from then on at that end, so that frames are lost one at a time, as on a real link.
+    /// GRO is off from then on at that end, so that frames are lost one at a time, as on a real link. What a
+    /// program at the ingress of the device takes (the shortcut of weft) is not lost: it comes first.
     pub fn lose_arrivals(&self, side: Side, percent: u32) -> Result<()> {
         let device = side.underlay_device();
         ensure!((1..100).contains(&percent), "A share of {percent} percent is no random loss");

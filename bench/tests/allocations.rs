@@ -301,6 +301,7 @@ fn table(number: usize) -> TableInput {
         addresses: vec![outer(other).ip()],
         inner_v6: false,
         source_ports: false,
+        shortcut: false,
         mtu: None,
     };
     TableInput {

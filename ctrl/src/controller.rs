@@ -255,6 +255,7 @@ pub struct Begun {
     interface: Interface,
     mtu: u32,
     source_ports: u16,
+    shortcut: bool,
     key: Option<PublicKey>,
 }
 
@@ -290,6 +291,7 @@ pub async fn begin(mut options: Options, status: StatusHandle) -> Result<Begun, 
         interface,
         mtu,
         source_ports: 1,
+        shortcut: false,
         key: None,
     };
     begun.check_obstacles().await?;
@@ -372,6 +374,12 @@ impl Begun {
         self.source_ports = count;
     }
 
+    /// This node's kernel takes packets in the place of the workers, where others send them like that. The
+    /// lease says so.
+    pub fn set_shortcut(&mut self) {
+        self.shortcut = true;
+    }
+
     /// Others seal what they send to this node with this key from now on; it is for a config that seals.
     pub fn set_key(&mut self, key: PublicKey) {
         self.key = Some(key);
@@ -398,6 +406,7 @@ impl Begun {
             identity: self.identity,
             mtu: self.mtu,
             source_ports: self.source_ports,
+            shortcut: self.shortcut,
             macs: way::prepare(&self).await?,
             key: self.key,
         };

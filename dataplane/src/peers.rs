@@ -194,6 +194,7 @@ mod tests {
             addresses: vec![],
             inner_v6: false,
             source_ports: false,
+            shortcut: false,
             mtu: Some(mtu),
         };
         let input = TableInput {

@@ -256,9 +256,13 @@ fn section(title: &str, lines: &[Drop]) -> String {
 
 fn traffic_rows(traffic: &Traffic) -> Vec<(String, String)> {
     let mut rows = Vec::new();
-    for (title, numbers) in
-        [("outbound", &traffic.outbound), ("inbound", &traffic.inbound), ("other", &traffic.other)]
-    {
+    let parts = [
+        ("outbound", &traffic.outbound),
+        ("inbound", &traffic.inbound),
+        ("other", &traffic.other),
+        ("shortcut", &traffic.shortcut),
+    ];
+    for (title, numbers) in parts.into_iter().filter(|(_, numbers)| !numbers.is_empty()) {
         rows.push((title.to_owned(), String::new()));
         rows.extend(named("  ", numbers));
     }

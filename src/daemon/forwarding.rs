@@ -1,6 +1,8 @@
 //! The workers as the rest of the daemon sees them: they take tables, are counted, tell events and are
 //! stopped.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +26,7 @@ use weft_sys::udp::UdpSocket;
 use super::device;
 use super::events::WorkerId;
 use super::sealing::{self, Beginnings, KeyError, Keys, Sealer, Standing};
+use super::shortcut::Shortcuts;
 use super::workers::{Crew, WorkerSockets};
 use crate::options::Without;
 
@@ -46,6 +49,8 @@ pub(super) struct Forwarding {
     replacing: Mutex<()>,
     crew: Crew,
     info: WorkerInfo,
+    /// For small packets, if there is one.
+    shortcuts: Option<Shortcuts>,
     events: mpsc::Sender<Told>,
     /// Neither ended nor stuck.
     works: watch::Sender<bool>,
@@ -116,6 +121,8 @@ pub(super) struct Equipment {
     pub(super) habits: Habits,
     /// What traffic is sealed with, if it is.
     pub(super) keys: Option<Keys>,
+    /// For small packets, if there is one.
+    pub(super) shortcuts: Option<Shortcuts>,
     /// The first table.
     pub(super) table: Arc<Table>,
 }
@@ -259,8 +266,18 @@ fn offer_newest(
 impl Forwarding {
     /// Starts the workers. Their events come out of the receiver.
     pub(super) fn start(equipment: Equipment) -> Result<(Arc<Self>, mpsc::Receiver<Told>)> {
-        let Equipment { crew, queues, sockets, inner_mtu, engine, without, habits, keys, table } =
-            equipment;
+        let Equipment {
+            crew,
+            queues,
+            sockets,
+            inner_mtu,
+            engine,
+            without,
+            habits,
+            keys,
+            shortcuts,
+            table,
+        } = equipment;
         if let Err(error) = raise_memlock(LOCKED_BYTES * u64::from(crew.count)) {
             // If it is too low, making the ring fails and says so.
             debug!(%error, "the limit of locked memory stays as it is");
@@ -287,6 +304,7 @@ impl Forwarding {
             replacing: Mutex::new(()),
             crew,
             info,
+            shortcuts,
             events: sender,
             works,
         };
@@ -308,11 +326,24 @@ impl Forwarding {
         Ok(())
     }
 
+    /// The same, and the shortcut goes with them.
+    fn go_to(&self, sockets: Vec<WorkerSockets>, addresses: &[SocketAddr]) -> Result<()> {
+        self.replace_sockets(sockets)?;
+        if let Some(shortcuts) = &self.shortcuts {
+            shortcuts.rebind(addresses);
+        }
+        Ok(())
+    }
+
     /// Starts workers in the place of those that have ended or are stuck, on the sockets in use, and on
     /// the device in use unless other queues are given. Waits, also for those that are stuck, but not
     /// long. A failure leaves everything as it was.
     pub(super) fn restart(&self, queues: Option<Vec<Tun>>) -> Result<()> {
-        self.replace(queues, None)
+        self.replace(queues, None)?;
+        if let Some(shortcuts) = &self.shortcuts {
+            shortcuts.follow_device();
+        }
+        Ok(())
     }
 
     /// Whether the device was deleted under the workers.
@@ -416,6 +447,9 @@ impl Forwarding {
     /// Makes the workers use a table, now or, where one is busy, when it is [offered](Self::offer)
     /// again. After a stop it does nothing.
     pub(super) fn adopt(&self, table: &Arc<Table>) -> Result<(), NotTold> {
+        if let Some(shortcuts) = &self.shortcuts {
+            shortcuts.adopt(table);
+        }
         let mut control = self.control();
         if let Some(recipe) = &mut control.recipe {
             recipe.table = Arc::clone(table);
@@ -424,6 +458,19 @@ impl Forwarding {
             lane.pending = Some(Arc::clone(table));
         }
         control.offer()
+    }
+
+    /// The shortcut of small packets, if there is one.
+    pub(super) fn shortcuts(&self) -> Option<&Shortcuts> {
+        self.shortcuts.as_ref()
+    }
+
+    /// Keeps the shortcut at what changes on this host.
+    pub(super) async fn watch_shortcuts(&self) -> Infallible {
+        match &self.shortcuts {
+            Some(shortcuts) => shortcuts.watch().await,
+            None => pending().await,
+        }
     }
 
     /// Offers the newest table again, where a worker has not taken it yet.
@@ -467,6 +514,9 @@ impl Forwarding {
     /// Stops the workers and so closes the device and the sockets. Waits, at most
     /// [`STOP_PATIENCE`] for each; nothing happens a second time.
     pub(super) fn stop(&self) -> Result<()> {
+        if let Some(shortcuts) = &self.shortcuts {
+            shortcuts.stop();
+        }
         let (workers, sealer) = {
             let mut control = self.control();
             control.recipe = None;
@@ -579,7 +629,7 @@ impl TableSink for Tables {
         let replace = async move {
             let workers = forwarding.crew().count;
             let sockets = device::open_sockets(&addresses, workers, without).await?;
-            let replacing = spawn_blocking(move || forwarding.replace_sockets(sockets));
+            let replacing = spawn_blocking(move || forwarding.go_to(sockets, &addresses));
             replacing.await.context("the thread that replaces the sockets ended")?
         };
         Box::pin(async move { replace.await.map_err(|error| format!("{error:#}")) })

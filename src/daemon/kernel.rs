@@ -11,15 +11,23 @@ use crate::admin::{Drop, Drops};
 /// The name of what is dropped because it came past the tunnel.
 pub(super) const WALL: &str = "past_the_tunnel";
 
+/// The name of what is dropped on the shortcut of small packets.
+pub(super) const SHORTCUT: &str = "shortcut_no_room";
+
 /// Losses just outside of our hands: in the device, and in the sockets' receive queues.
 /// `wall_drops` are those of the rules that keep unsealed packets out.
-pub(super) fn losses(snapshot: &Snapshot, wall_drops: Option<u64>) -> Vec<Drop> {
+pub(super) fn losses(
+    snapshot: &Snapshot,
+    wall_drops: Option<u64>,
+    shortcut_drops: u64,
+) -> Vec<Drop> {
     let texts = [
         "The device dropped packets on their way to us: its queue was full.",
         "The kernel dropped packets that we had written into the device.",
         "The kernel dropped datagrams for us: the socket's receive buffer was full.",
     ];
     let wall = "Packets of the network came by another way than sealed through the tunnel.";
+    let shortcut = "The kernel could not change the headers of small packets past the workers.";
     let [sent, received, overflow] = loss_counts(snapshot);
     let with_text = |(name, count): (_, _), text| (name, count, text);
     without_zeros([
@@ -27,6 +35,7 @@ pub(super) fn losses(snapshot: &Snapshot, wall_drops: Option<u64>) -> Vec<Drop> 
         with_text(received, texts[1]),
         with_text(overflow, texts[2]),
         (WALL, wall_drops.unwrap_or(0), wall),
+        (SHORTCUT, shortcut_drops, shortcut),
     ])
 }
 

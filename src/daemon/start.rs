@@ -14,6 +14,7 @@ use super::degraded;
 use super::device;
 use super::forwarding::{Equipment, Forwarding, Tables};
 use super::sealing::Keys;
+use super::shortcut::{self, Shortcuts};
 use super::state::State;
 use super::tell_supervisor;
 use super::watchdog;
@@ -55,6 +56,10 @@ async fn move_packets(
     begun.set_source_ports(opened.crew.count);
     let device = opened.queues.first().context("the device has no queue")?;
     let (name, index) = (device.name().to_owned(), device.index());
+    opened.shortcuts = probe_shortcut(&begun, options, &opened);
+    if opened.shortcuts.is_some() {
+        begun.set_shortcut();
+    }
     // With an empty table, so that a kernel that refuses the engine is found out before the lease
     // is taken.
     let (forwarding, mut events) = Forwarding::start(opened)?;
@@ -74,6 +79,7 @@ async fn move_packets(
         failure = care.look_after(&mut events) => match failure? {},
         never = announce_readiness(state) => match never {},
         never = watchdog::watch(forwarding, state) => match never {},
+        never = forwarding.watch_shortcuts() => match never {},
     }
     Ok(())
 }
@@ -95,8 +101,19 @@ async fn open(begun: &Begun, options: &Options, source_ports: u16) -> Result<Equ
         without: without.ring,
         habits: Habits { spin: !without.spin, precedence: !without.precedence },
         keys: None,
+        shortcuts: None,
         table: Arc::new(table),
     })
+}
+
+/// `None` where it is not wanted or cannot be had. What is sealed has none: only workers seal.
+fn probe_shortcut(begun: &Begun, options: &Options, opened: &Equipment) -> Option<Shortcuts> {
+    if options.without.shortcut || opened.keys.is_some() {
+        return None;
+    }
+    let (name, addresses) = (&begun.interface().name, begun.bind_addresses());
+    let probed = Shortcuts::probe(name, &addresses, &opened.table);
+    probed.inspect_err(shortcut::log_missing).ok()
 }
 
 /// Where traffic is sealed, the lease says our key, so it has to be there before.

@@ -12,6 +12,7 @@ use weft_ctrl::status::{self, StatusHandle};
 use weft_dataplane::Event;
 use weft_forward::counters::{DropsSnapshot, Snapshot};
 use weft_forward::drops::DropReason;
+use weft_sys::shortcut::ShortcutCounts;
 
 use super::degraded::degraded;
 use super::events::{Paths, PeerId, WorkerId};
@@ -179,6 +180,7 @@ impl State {
             let counted = forwarding.counted();
             Moving {
                 sealing: forwarding.sealing(),
+                shortcut: shortcut(&forwarding).map(|(counts, _)| counts),
                 info: forwarding.info().clone(),
                 counted: total(&counted),
                 workers: counted.into_iter().map(|worker| worker.snapshot).collect(),
@@ -200,7 +202,7 @@ impl State {
             stalled: known.stalls.now().is_some(),
             lowered: peers.iter().filter_map(lowered).collect(),
             unsegmented: peers.iter().filter(is_unsegmented).count(),
-            kernel: losses(&control, moving.as_ref().map(|moving| &moving.counted)),
+            kernel: losses(&control, moving.as_ref()),
             moving,
             control,
         }
@@ -234,7 +236,9 @@ impl Answers for State {
             network: control.config.as_ref().map(network),
             engine: forwarding.map(engine),
             sealing: forwarding.and_then(Forwarding::sealing).as_ref().map(show::sealing),
-            traffic: counted.as_ref().map(|counted| traffic(&total(counted))),
+            traffic: forwarding.zip(counted.as_deref()).map(|(forwarding, counted)| {
+                traffic(&total(counted), shortcut(forwarding).map(|(counts, _)| counts))
+            }),
             workers: forwarding
                 .zip(counted)
                 .map(|(forwarding, counted)| workers(forwarding, counted)),
@@ -319,7 +323,11 @@ impl Answers for State {
             note: None,
             outbound: reasons(&snapshot.outbound.drops),
             inbound: reasons(&snapshot.inbound.drops),
-            kernel: kernel::losses(&snapshot, control.wall_drops),
+            kernel: kernel::losses(
+                &snapshot,
+                control.wall_drops,
+                shortcut(&forwarding).map_or(0, |(counts, _)| counts.lost),
+            ),
             not_loss: kernel::not_losses(),
         }
     }
@@ -386,11 +394,12 @@ fn is_left_to_kernel(control: &status::Status) -> bool {
 }
 
 /// What the kernel counted around the workers, or by itself.
-fn losses(control: &status::Status, counted: Option<&Snapshot>) -> Vec<(&'static str, u64)> {
-    match (counted, &control.device) {
-        (Some(counted), _) => {
+fn losses(control: &status::Status, moving: Option<&Moving>) -> Vec<(&'static str, u64)> {
+    match (moving, &control.device) {
+        (Some(moving), _) => {
             let wall = control.wall_drops.map(|drops| (kernel::WALL, drops));
-            kernel::loss_counts(counted).into_iter().chain(wall).collect()
+            let shortcut = moving.shortcut.map(|counts| (kernel::SHORTCUT, counts.lost));
+            kernel::loss_counts(&moving.counted).into_iter().chain(wall).chain(shortcut).collect()
         }
         (None, Some(device)) => kernel::device_losses(&device.name).to_vec(),
         (None, None) => Vec::new(),
@@ -445,6 +454,7 @@ fn engine(forwarding: &Forwarding) -> Engine {
         "joined_receive": info.joins_datagrams,
         "degraded": degraded(info).iter().map(|one| one.name).collect::<Vec<_>>(),
         "checksum": info.checksum,
+        "shortcut": shortcut(forwarding).is_some_and(|(_, is_there)| is_there),
         "buffer_bytes_max": info.memory * usize::from(forwarding.crew().count),
     });
     Engine {
@@ -472,12 +482,19 @@ fn workers(forwarding: &Forwarding, counted: Vec<Counted>) -> Workers {
     Workers { count, asked_for, fewer_because, each }
 }
 
-fn traffic(snapshot: &Snapshot) -> Traffic {
+/// What took the shortcut, and whether there is one. `None` where there never is.
+fn shortcut(forwarding: &Forwarding) -> Option<(ShortcutCounts, bool)> {
+    Some(forwarding.shortcuts()?.counts())
+}
+
+fn traffic(snapshot: &Snapshot, shortcut: Option<ShortcutCounts>) -> Traffic {
     let mut outbound = numbers(snapshot.outbound.fields());
     outbound.insert("drops".to_owned(), snapshot.outbound.drops.total().into());
     let mut inbound = numbers(snapshot.inbound.fields());
     inbound.insert("drops".to_owned(), snapshot.inbound.drops.total().into());
-    Traffic { outbound, inbound, other: numbers(snapshot.fields()) }
+    let shortcut = shortcut.map(|counts| numbers(counts.fields().into_iter()));
+    let (other, shortcut) = (numbers(snapshot.fields()), shortcut.unwrap_or_default());
+    Traffic { outbound, inbound, other, shortcut }
 }
 
 fn numbers(fields: impl Iterator<Item = (&'static str, u64)>) -> Map<String, Value> {
@@ -539,7 +556,10 @@ mod tests {
         counters.inbound.drops.add(DropReason::UnknownSender, 3);
         counters.inbound.drops.add(DropReason::Truncated, 1);
         counters.turns.add(5);
-        let traffic = traffic(&counters.snapshot());
+        let taken = ShortcutCounts { packets_in: 2, ..ShortcutCounts::default() };
+        assert!(traffic(&counters.snapshot(), None).shortcut.is_empty());
+        let traffic = traffic(&counters.snapshot(), Some(taken));
+        assert_eq!(traffic.shortcut["packets_in"], 2);
         assert_eq!(traffic.inbound["segments_in"], 9);
         assert_eq!(traffic.inbound["drops"], 4);
         assert_eq!(traffic.outbound["drops"], 0);

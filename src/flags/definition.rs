@@ -166,6 +166,7 @@ pub const ALL: &[Definition] = &[
             "udp-gro",
             "spin",
             "precedence",
+            "shortcut",
         ]),
         "",
         "features not to use",

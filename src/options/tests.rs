@@ -69,7 +69,7 @@ fn every_flag_with_a_function_is_used() {
         "--workers=4",
         "--on-lease-loss=hold",
         "--insecure-store",
-        "--without=uring,multishot,tun-tso,tun-uso,tun-csum,udp-gso,udp-gro,spin,precedence",
+        "--without=uring,multishot,tun-tso,tun-uso,tun-csum,udp-gso,udp-gro,spin,precedence,shortcut",
     ])
     .unwrap();
     assert_eq!(
@@ -95,6 +95,7 @@ fn every_flag_with_a_function_is_used() {
             udp_gro: true,
             spin: true,
             precedence: true,
+            shortcut: true,
         }
     );
 }
@@ -102,7 +103,7 @@ fn every_flag_with_a_function_is_used() {
 #[test]
 fn each_feature_switches_off_what_it_names() {
     type Switch = fn(&Without) -> bool;
-    let switches: [(&str, Switch); 9] = [
+    let switches: [(&str, Switch); 10] = [
         ("uring", |without| without.ring.io_uring),
         ("multishot", |without| without.ring.multishot),
         ("tun-csum", |without| without.tun.checksum),
@@ -112,6 +113,7 @@ fn each_feature_switches_off_what_it_names() {
         ("udp-gro", |without| without.udp_gro),
         ("spin", |without| without.spin),
         ("precedence", |without| without.precedence),
+        ("shortcut", |without| without.shortcut),
     ];
     for (feature, _) in switches {
         let options = check(&["--lease-dir=/l", "--without", feature]).unwrap();

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
-use crate::admin::{Drop, Drops, Peers, Status};
+use crate::admin::{Drop, Drops, Peers, Status, Traffic};
 
 /// One look at the daemon.
 #[derive(Clone, Debug)]
@@ -40,24 +40,26 @@ pub(super) struct Dropped {
 pub(super) fn traffic(before: &Sample, now: &Sample) -> Option<[Rate; 2]> {
     let (old, new) = (before.status.traffic.as_ref()?, now.status.traffic.as_ref()?);
     let seconds = seconds(before, now)?;
-    let rate = |old: &Map<String, Value>,
-                new: &Map<String, Value>,
-                [packets, bytes, trains]: [&str; 3]| {
-        let growth = |name: &str| {
-            let number = |map: &Map<String, Value>| map.get(name).and_then(Value::as_u64);
-            number(new).unwrap_or(0).saturating_sub(number(old).unwrap_or(0)) as f64
-        };
-        let (packets, trains) = (growth(packets), growth(trains));
-        Rate {
-            packets: packets / seconds,
-            bits: growth(bytes) * 8.0 / seconds,
-            drops: growth("drops") / seconds,
-            train: if trains > 0.0 { packets / trains } else { 0.0 },
-        }
+    let growth = |of: fn(&Traffic) -> &Map<String, Value>, name: &str| {
+        let number = |traffic| of(traffic).get(name).and_then(Value::as_u64).unwrap_or(0);
+        number(new).saturating_sub(number(old)) as f64
     };
+    let rate =
+        |of: fn(&Traffic) -> &Map<String, Value>, [packets, bytes, trains]: [&str; 3], past| {
+            let [past_packets, past_bytes]: [&str; 2] = past;
+            let by_kernel = |name| growth(|traffic| &traffic.shortcut, name);
+            let (packets, trains) = (growth(of, packets), growth(of, trains));
+            Rate {
+                packets: (packets + by_kernel(past_packets)) / seconds,
+                bits: (growth(of, bytes) + by_kernel(past_bytes)) * 8.0 / seconds,
+                drops: growth(of, "drops") / seconds,
+                train: if trains > 0.0 { packets / trains } else { 0.0 },
+            }
+        };
+    let (out, into) = (["packets_out", "bytes_out"], ["packets_in", "bytes_in"]);
     Some([
-        rate(&old.outbound, &new.outbound, ["segments_out", "bytes_out", "trains_out"]),
-        rate(&old.inbound, &new.inbound, ["segments_in", "bytes_in", "trains_in"]),
+        rate(|traffic| &traffic.outbound, ["segments_out", "bytes_out", "trains_out"], out),
+        rate(|traffic| &traffic.inbound, ["segments_in", "bytes_in", "trains_in"], into),
     ])
 }
 
@@ -102,7 +104,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::admin::{Traffic, Worker, Workers};
+    use crate::admin::{Worker, Workers};
 
     /// A look `seconds` after the first, when so many packets of 100 bytes had passed each way.
     pub(in crate::top) fn look(start: Instant, seconds: u64, packets: u64) -> Sample {
@@ -129,6 +131,7 @@ pub(super) mod tests {
                     outbound: object(outbound),
                     inbound: object(inbound),
                     other: Map::new(),
+                    ..Traffic::default()
                 }),
                 workers: Some(Workers {
                     count: 1,
@@ -162,6 +165,18 @@ pub(super) mod tests {
         let dropped = drops(Some(&before), &now);
         assert_eq!(dropped[0], Dropped { reason: "no_route".into(), count: 20, rate: 10.0 });
         assert_eq!(dropped[1], Dropped { reason: "too_short".into(), count: 5, rate: 0.0 });
+    }
+
+    #[test]
+    fn what_took_the_shortcut_counts_as_well() {
+        let start = Instant::now();
+        let (before, mut now) = (look(start, 0, 0), look(start, 2, 2000));
+        let counted =
+            json!({"packets_out": 200, "bytes_out": 1000, "packets_in": 20, "bytes_in": 1});
+        now.status.traffic.as_mut().unwrap().shortcut = counted.as_object().cloned().unwrap();
+        let [outbound, inbound] = traffic(&before, &now).unwrap();
+        assert_eq!(outbound, Rate { packets: 1100.0, bits: 804_000.0, drops: 10.0, train: 10.0 });
+        assert_eq!(inbound, Rate { packets: 1010.0, bits: 800_004.0, drops: 0.0, train: 20.0 });
     }
 
     #[test]

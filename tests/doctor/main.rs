@@ -164,11 +164,12 @@ fn what_the_process_may_not_do_is_named() {
         return;
     }
     let host = Host::alone(&Leases::new(CONFIG));
-    let missing = "-net_admin,-sys_nice,-ipc_lock,-sys_resource";
+    let missing = "-net_admin,-sys_nice,-ipc_lock,-sys_resource,-bpf";
     let few = ["prlimit", "--memlock=65536:65536", "setpriv", "--bounding-set", missing];
     let found = examine(&host, &few);
     found.expect("error", "capabilities", "CAP_NET_ADMIN");
     found.expect("note", "capabilities", "CAP_SYS_NICE");
+    found.expect("note", "capabilities", "CAP_BPF");
     found.expect("warning", "memlock", "65536");
     // A device directory without the device.
     let hidden = "mount -t tmpfs none /dev/net && exec \"$@\"";

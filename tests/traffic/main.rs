@@ -30,5 +30,6 @@ mod rekey;
 mod relay;
 mod restart;
 mod sealed;
+mod shortcut;
 mod wall;
 mod workers;

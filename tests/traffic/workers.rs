@@ -113,7 +113,10 @@ fn a_flow_has_one_worker_from_end_to_end() {
     ipv6::add_underlay_addresses(&cluster);
     let with_ipv6 = config(true).replace(r#""udp""#, r#""udp","SourcePorts":4"#);
     for side in Side::BOTH {
-        start(&mut cluster, side, &with_ipv6, "auto", 3);
+        // Workers carry the acknowledgements, too.
+        let flags = ["--workers", "3", "--without", "shortcut"];
+        cluster.start_weft_with(side, &with_ipv6, &flags);
+        cluster.keep_kernel_in_order();
     }
     cluster.wait_for_traffic();
     let pairs = [cluster.pods_from(Side::One), cluster.pods_from_v6(Side::One)];

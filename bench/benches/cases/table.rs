@@ -94,6 +94,7 @@ pub(crate) fn input(subnets: u32) -> TableInput {
             addresses: vec![outer],
             inner_v6: false,
             source_ports: false,
+            shortcut: false,
             mtu: None,
         }
     };

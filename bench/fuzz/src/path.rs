@@ -32,6 +32,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
         addresses: vec![[192, 0, 2, host].into()],
         inner_v6: slot != 1,
         source_ports: false,
+        shortcut: false,
         mtu: None,
     };
     let input = TableInput {

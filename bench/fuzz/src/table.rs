@@ -78,6 +78,7 @@ fn peer(input: &mut Input<'_>, slot: u16) -> Peer {
         addresses: if families & 4 == 0 { vec![outer] } else { vec![outer, more] },
         inner_v6: true,
         source_ports: false,
+        shortcut: false,
         mtu: None,
     }
 }

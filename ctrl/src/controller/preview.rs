@@ -137,6 +137,7 @@ pub async fn preview(mut options: Options) -> Result<Preview, PreviewError> {
         saved: None,
         source_is_away: false,
         source_ports: 1,
+        shortcut: false,
         key: None,
         options,
         source,
@@ -185,6 +186,7 @@ async fn foretell(
         identity: begun.identity,
         mtu: begun.mtu,
         source_ports: begun.source_ports,
+        shortcut: begun.shortcut,
         macs,
         key: None,
     };

@@ -39,6 +39,8 @@ pub(super) struct Facts {
     pub(super) mtu: u32,
     /// Ports that this node sends from; workers have one each.
     pub(super) source_ports: u16,
+    /// See `Begun::set_shortcut`.
+    pub(super) shortcut: bool,
     /// Of this node's VXLAN devices; none without `vxlan`.
     pub(super) macs: Macs,
     /// This node's public key, if its traffic is sealed.
@@ -85,6 +87,7 @@ pub(super) fn attributes(
             key: facts.key,
             vtep: udp.and(config.backend.tunnel()).and_then(|_| facts.macs.iter().next()),
             v6: config.v6.is_some(),
+            shortcut: facts.shortcut,
             ..Weft::default()
         }),
     }

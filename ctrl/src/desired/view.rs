@@ -242,6 +242,7 @@ impl Viewer {
                     addresses: self.addresses(&lease),
                     inner_v6: lease.attributes.weft.as_ref().is_some_and(|weft| weft.v6),
                     source_ports: takes_source_ports(&lease),
+                    shortcut: lease.attributes.weft.as_ref().is_some_and(|weft| weft.shortcut),
                     mtu: inner_mtu(&lease),
                 })
             }

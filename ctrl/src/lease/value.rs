@@ -84,6 +84,9 @@ pub struct Weft {
     /// It takes IPv6 inside.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub v6: bool,
+    /// Its kernel takes what ours sends in the place of our workers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shortcut: bool,
 }
 
 impl Default for Weft {
@@ -100,6 +103,7 @@ impl Default for Weft {
             key: None,
             vtep: None,
             v6: false,
+            shortcut: false,
         }
     }
 }
@@ -234,6 +238,7 @@ fn weft(object: &Object, mistakes: &mut Vec<String>) -> Option<Weft> {
         key: key(&mut fields),
         vtep: vtep(&mut fields),
         v6: fields.boolean("v6").unwrap_or(false),
+        shortcut: fields.boolean("shortcut").unwrap_or(false),
     })
 }
 

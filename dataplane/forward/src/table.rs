@@ -36,6 +36,8 @@ pub struct Peer {
     pub inner_v6: bool,
     /// It takes datagrams from several source ports, and divides them by these.
     pub source_ports: bool,
+    /// Its kernel takes small packets in the place of its workers.
+    pub shortcut: bool,
     /// The longest inner packet that its device takes in bytes, if it says so.
     pub mtu: Option<u16>,
 }

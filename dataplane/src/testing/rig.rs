@@ -65,6 +65,7 @@ fn peer(slot: u16) -> Peer {
         addresses: vec![outer.ip()],
         inner_v6: slot + 1 < PEERS,
         source_ports: slot + 1 == PEERS,
+        shortcut: false,
         mtu: None,
     }
 }

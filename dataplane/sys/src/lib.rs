@@ -10,15 +10,18 @@
 //! * what the kernel offers ([`tun::Offloads`], segment limits, buffer sizes) is a value that was
 //!   probed, so that callers do not branch on kernel versions.
 
+mod bpf;
 pub mod checksum;
 pub mod clock;
 pub mod frame;
 pub mod gather;
 pub mod limits;
+pub mod netlink;
 pub mod poll;
 pub mod region;
 pub mod ring;
 pub mod scheduling;
+pub mod shortcut;
 pub mod tun;
 pub mod udp;
 pub mod wake;

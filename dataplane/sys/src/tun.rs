@@ -13,7 +13,7 @@
 
 mod error;
 mod offload;
-mod request;
+pub(crate) mod request;
 mod steering;
 mod transfer;
 

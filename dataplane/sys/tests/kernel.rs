@@ -13,6 +13,8 @@ mod namespace;
 mod poll;
 #[path = "kernel/ring.rs"]
 mod ring;
+#[path = "kernel/shortcut.rs"]
+mod shortcut;
 #[path = "kernel/steering.rs"]
 mod steering;
 #[path = "kernel/tun.rs"]

@@ -1,9 +1,18 @@
 use super::*;
 use crate::admin::{Device, Engine, Interface, Lease, Network, Peer, Stalled};
 
+fn traffic() -> Traffic {
+    let counted = |name: &str| [(name.to_owned(), 7.into())].into_iter().collect();
+    Traffic {
+        outbound: counted("segments_in"),
+        inbound: counted("bytes_in"),
+        other: counted("turns"),
+        shortcut: counted("packets_out"),
+    }
+}
+
 /// With something in every field that can be empty.
 fn full() -> Status {
-    let counted = |name: &str| Map::from_iter([(name.to_owned(), Value::from(7))]);
     Status {
         version: "1.2.3".into(),
         pid: 42,
@@ -53,11 +62,7 @@ fn full() -> Status {
                 busy_milliseconds: 3,
             }],
         }),
-        traffic: Some(Traffic {
-            outbound: counted("segments_in"),
-            inbound: counted("bytes_in"),
-            other: counted("turns"),
-        }),
+        traffic: Some(traffic()),
         peers: 3,
         on_demand: Some(OnDemand { addresses: 3, answered: 5, unknown: 1, refused: 0 }),
         masquerade_fully_random: None,

@@ -8,6 +8,7 @@ use weft_ctrl::status::{OnDemandStatus, PathStatus, Status};
 use weft_dataplane::{BUFFERS, WorkerInfo};
 use weft_forward::counters::{HistogramSnapshot, InboundSnapshot, OutboundSnapshot, Snapshot};
 use weft_seal::rejected::Rejected;
+use weft_sys::shortcut::ShortcutCounts;
 
 use super::{Family, Labels, Value};
 use crate::cli::VERSION;
@@ -46,6 +47,8 @@ pub(in crate::daemon) struct Moving {
     pub(in crate::daemon) info: WorkerInfo,
     /// How sealing goes, if traffic is sealed.
     pub(in crate::daemon) sealing: Option<Standing>,
+    /// What took the shortcut, while there is one.
+    pub(in crate::daemon) shortcut: Option<ShortcutCounts>,
     /// By all workers.
     pub(in crate::daemon) counted: Snapshot,
     /// By each worker, in the order of their numbers.
@@ -64,6 +67,7 @@ pub(super) fn families(scrape: &Scrape) -> Vec<Family> {
         all.extend(buffers(&moving.counted, moving.workers.len() as u64));
         all.extend(paths(scrape));
         all.extend(moving.sealing.iter().flat_map(sealing));
+        all.extend(moving.shortcut.iter().flat_map(shortcut));
     }
     all.extend(path_health(&scrape.control));
     all.push(kernel(&scrape.kernel));
@@ -293,6 +297,16 @@ fn traffic(outbound: &OutboundSnapshot, inbound: &InboundSnapshot) -> Vec<Family
         ),
         counter("super_packets", "Large packets from the device.", outbound.super_packets_in),
         counter("device_writes", "Writes to the device.", inbound.writes_out),
+    ]
+}
+
+/// Not among those that workers count.
+fn shortcut(counts: &ShortcutCounts) -> [Family; 2] {
+    let ShortcutCounts { packets_out, bytes_out, packets_in, bytes_in, lost: _ } = *counts;
+    let packets = "Inner packets that the kernel carried past the workers.";
+    [
+        both("shortcut_packets", packets, [packets_out, packets_in]),
+        both("shortcut", "Their bytes.", [bytes_out, bytes_in]).of(Unit::Bytes),
     ]
 }
 

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_ctrl::status::{LeaseStatus, OnDemandStatus};
 use weft_forward::counters::Counters;
 use weft_forward::drops::DropReason;
+use weft_sys::shortcut::ShortcutCounts;
 
 use super::*;
 
@@ -55,6 +56,7 @@ fn scrape(counted: weft_forward::counters::Snapshot) -> Scrape {
                 plain_peers: 4,
                 report: Arc::default(),
             }),
+            shortcut: Some(ShortcutCounts { packets_in: 3, bytes_out: 400, ..Default::default() }),
             counted,
             workers: vec![counted, Counters::default().snapshot()],
         }),
@@ -160,6 +162,8 @@ fn numbers_arrive_under_their_names() {
         (r#"weft_dropped_segments_total{direction="outbound",reason="no_route"}"#, 4.0),
         (r#"weft_dropped_segments_total{direction="inbound",reason="no_route"}"#, 0.0),
         (r#"weft_inner_bytes_total{direction="inbound"}"#, 4_294_967_296.0),
+        (r#"weft_shortcut_packets_total{direction="inbound"}"#, 3.0),
+        (r#"weft_shortcut_bytes_total{direction="outbound"}"#, 400.0),
         (r#"weft_train_segments_bucket{le="1.0",direction="inbound"}"#, 1.0),
         (r#"weft_train_segments_bucket{le="4.0",direction="inbound"}"#, 2.0),
         (r#"weft_train_segments_bucket{le="128.0",direction="inbound"}"#, 3.0),

@@ -7,6 +7,7 @@ use crate::doctor::facts::Facts;
 const NET_ADMIN: u64 = 12;
 const IPC_LOCK: u64 = 14;
 const SYS_NICE: u64 = 23;
+const BPF: u64 = 39;
 const SYS_RESOURCE: u64 = 24;
 
 /// Bytes of locked memory that a worker asks for.
@@ -61,6 +62,12 @@ fn rights(facts: &Facts) -> Vec<Finding> {
     if !has(SYS_NICE) {
         findings.push(note("capabilities", format!("{whose} lacks CAP_SYS_NICE.")).with(
             "Packet workers wait longer for a processor beside other busy programs.",
+            "Add the capability.",
+        ));
+    }
+    if !has(BPF) {
+        findings.push(note("capabilities", format!("{whose} lacks CAP_BPF.")).with(
+            "Small packets wait for a packet worker beside busy streams.",
             "Add the capability.",
         ));
     }

@@ -328,6 +328,7 @@ fn findings_about_the_host() {
     };
     provoke(Error, "capabilities", "CAP_NET_ADMIN", without(&[12]));
     provoke(Note, "capabilities", "CAP_SYS_NICE", without(&[23]));
+    provoke(Note, "capabilities", "CAP_BPF", without(&[39]));
     provoke(Warning, "memlock", "65536 bytes", |facts| {
         without(&[14, 24])(facts);
         facts.rights.memlock = Some(65_536);

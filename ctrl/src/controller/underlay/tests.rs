@@ -39,7 +39,14 @@ fn interface(config: &NetworkConfig) -> Interface {
 fn facts(mtu: u32) -> Facts {
     let mac = |text: &str| Some(text.parse().unwrap());
     let macs = Macs { v4: mac("22:2b:3a:1d:8d:3c"), v6: mac("22:2b:3a:1d:8d:3d") };
-    Facts { identity: "0".repeat(32).parse().unwrap(), mtu, source_ports: 1, macs, key: None }
+    Facts {
+        identity: "0".repeat(32).parse().unwrap(),
+        mtu,
+        source_ports: 1,
+        shortcut: false,
+        macs,
+        key: None,
+    }
 }
 
 /// The lease of 10.244.1.0/24 as a flanneld wrote it.

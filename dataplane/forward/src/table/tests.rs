@@ -18,6 +18,7 @@ fn peer(slot: u16, subnet_v4: &str, outer: &str) -> Peer {
         addresses: Vec::new(),
         inner_v6: false,
         source_ports: false,
+        shortcut: false,
         mtu: None,
     }
 }

@@ -13,7 +13,7 @@ const VALUE_LENGTH: usize = size_of::<libc::ifreq>() - libc::IFNAMSIZ;
 /// Every request restores the name and clears the value, so a request can be used again.
 #[repr(C, align(8))]
 #[derive(Clone, Debug)]
-pub(super) struct Request {
+pub(crate) struct Request {
     name: [u8; libc::IFNAMSIZ],
     value: [u8; VALUE_LENGTH],
 }
@@ -61,6 +61,10 @@ enum Operation {
     SetQueueLength,
     /// On any socket: index out.
     Index,
+    /// On any socket: index in, name out.
+    Name,
+    /// On any socket: hardware address out.
+    HardwareAddress,
     /// On `/dev/net/tun`: the name of the device behind it out.
     Device,
 }
@@ -71,6 +75,8 @@ impl Operation {
             Operation::Create => libc::TUNSETIFF,
             Operation::SetQueueLength => libc::SIOCSIFTXQLEN as libc::Ioctl,
             Operation::Index => libc::SIOCGIFINDEX as libc::Ioctl,
+            Operation::Name => libc::SIOCGIFNAME as libc::Ioctl,
+            Operation::HardwareAddress => libc::SIOCGIFHWADDR as libc::Ioctl,
             Operation::Device => libc::TUNGETIFF,
         }
     }
@@ -81,7 +87,7 @@ impl Request {
     ///
     /// The rules are `dev_valid_name` of `net/core/dev.c`, and no `%`, which would make it a
     /// template.
-    pub(super) fn new(name: &str) -> Option<Request> {
+    pub(crate) fn new(name: &str) -> Option<Request> {
         let forbidden = |byte: u8| matches!(byte, 0 | b'/' | b':' | b'%') || is_space(byte);
         let length_allowed = (1..libc::IFNAMSIZ).contains(&name.len());
         if !length_allowed || matches!(name, "." | "..") || name.bytes().any(forbidden) {
@@ -90,6 +96,13 @@ impl Request {
         let mut request = Request { name: [0; libc::IFNAMSIZ], value: [0; VALUE_LENGTH] };
         request.name[..name.len()].copy_from_slice(name.as_bytes());
         Some(request)
+    }
+
+    /// A request about the interface of that number.
+    pub(crate) fn named_by(control: BorrowedFd<'_>, index: u32) -> io::Result<Request> {
+        let mut request = Request { name: [0; libc::IFNAMSIZ], value: [0; VALUE_LENGTH] };
+        request.perform(control, Operation::Name, &index.to_ne_bytes())?;
+        Ok(request)
     }
 
     /// Create the TUN device behind an open `/dev/net/tun`, not persistent, or a queue of it.
@@ -116,11 +129,19 @@ impl Request {
     }
 
     /// The interface index.
-    pub(super) fn index(&mut self, control: BorrowedFd<'_>) -> io::Result<u32> {
+    pub(crate) fn index(&mut self, control: BorrowedFd<'_>) -> io::Result<u32> {
         self.perform(control, Operation::Index, &[])?;
         let [first, second, third, fourth, ..] = self.value;
         // An index is a positive `int`, so the bytes mean the same as `u32`.
         Ok(u32::from_ne_bytes([first, second, third, fourth]))
+    }
+
+    /// Do its packets have Ethernet headers?
+    pub(crate) fn is_ethernet(&mut self, control: BorrowedFd<'_>) -> io::Result<bool> {
+        self.perform(control, Operation::HardwareAddress, &[])?;
+        // A `struct sockaddr`, which has the kind of the device (`ARPHRD_*`) where others have a family.
+        let [first, second, ..] = self.value;
+        Ok(u16::from_ne_bytes([first, second]) == libc::ARPHRD_ETHER)
     }
 
     /// Is there still a device behind an open `/dev/net/tun`? `EBADFD` says that it was deleted
@@ -189,7 +210,7 @@ pub(super) fn set_offloads(tun: BorrowedFd<'_>, flags: libc::c_uint) -> io::Resu
 }
 
 /// A socket that only serves to address interface requests to this thread's network namespace.
-pub(super) fn control_socket() -> io::Result<OwnedFd> {
+pub(crate) fn control_socket() -> io::Result<OwnedFd> {
     // SAFETY: `socket` takes three integers and touches no memory of ours.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     check(fd)?;
