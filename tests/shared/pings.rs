@@ -25,12 +25,13 @@ impl Pings {
         Self { child, said, interval }
     }
 
-    /// Sent and lost.
+    /// Sent and lost. The last one may have been on its way when ping was ended, and is left out then.
     pub(crate) fn end(self) -> (u32, u32) {
         let text = self.finish();
         let line = text.lines().find(|line| line.contains("packets transmitted")).unwrap();
         let numbers: Vec<u32> = line.split(' ').filter_map(|word| word.parse().ok()).collect();
-        (numbers[0], numbers[0] - numbers[1])
+        let sent = numbers[0] - u32::from(!text.contains(&format!("icmp_seq={} ", numbers[0])));
+        (sent, sent - numbers[1])
     }
 
     /// The longest time between two answers without another one.

@@ -13,7 +13,7 @@ fn pods_behind_a_bridge_keep_their_addresses_within_the_overlay() {
     let Some(cluster) = Cluster::start(options) else { return };
     for side in Side::BOTH {
         let (pod, between) = (side.pod_address().to_string(), cluster.pods_from(side));
-        between.ping(&["-c", "5", "-i", "0.01"]);
+        between.ping(5, &[]);
         assert_eq!(between.tcp(4, 128 << 20), pod);
         let flows = Flows { flows: 4, sizes: &[64, 1444], ..Flows::default() };
         let received = between.datagrams(flows);

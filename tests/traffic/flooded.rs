@@ -99,6 +99,6 @@ fn a_flood_of_handshakes_costs_strangers_a_cookie_and_peers_nothing() {
     assert!(grown <= GROWTH_KIB_MAX, "{grown} KiB");
     let sealing = &cluster.ask(Side::Two, "peers")["peers"][0]["sealing"];
     assert!(sealing["session_age_seconds"].is_u64(), "{sealing}");
-    cluster.pods_from(Side::One).ping(&["-c", "10", "-i", "0.05"]);
+    cluster.pods_from(Side::One).ping(10, &[]);
     cluster.finish();
 }

@@ -11,7 +11,7 @@ const MEBIBYTE: u64 = 1 << 20;
 
 /// Everything in both directions, a little of each.
 fn check_all(between: &Between<'_>) {
-    between.ping(&["-c", "5", "-i", "0.01"]);
+    between.ping(5, &[]);
     between.tcp(2, 16 * MEBIBYTE);
     between.echo(1, 50);
 }

@@ -46,8 +46,8 @@ fn pods_reach_each_other_over_both_families() {
     let Some(cluster) = start() else { return };
     for side in Side::BOTH {
         let between = cluster.pods_from_v6(side);
-        between.ping(&["-c", "20", "-i", "0.01"]);
-        between.ping(&["-c", "3", "-i", "0.01", "-s", "3000"]);
+        between.ping(20, &[]);
+        between.ping(3, &["-s", "3000"]);
         assert_eq!(between.tcp(4, 256 << 20), side.pod_address_v6().to_string());
         // 48 bytes of IPv6 and UDP headers.
         between.echo(0, usize::try_from(OVERLAY_MTU).unwrap() - 48);

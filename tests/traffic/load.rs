@@ -16,6 +16,9 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// Longest wait for a server to be up, or to notice that all has come.
 const SERVER_LIMIT: Duration = Duration::from_secs(40);
 
+/// Seconds that a reply to a ping may take on a busy machine.
+const PING_PATIENCE: &str = "5";
+
 /// A client's namespace, a server's, and the address that the client uses for the server.
 #[derive(Clone, Copy)]
 pub(crate) struct Between<'a> {
@@ -274,13 +277,21 @@ impl Between<'_> {
         found.found
     }
 
-    /// Echo requests with `arguments` of ping, of which none may be lost.
-    pub(crate) fn ping(&self, arguments: &[&str]) {
-        let loss = self.ping_loss(arguments);
-        assert_eq!(loss, 0.0, "ping {arguments:?} {}", self.address);
+    /// So many echo requests with further `arguments` of ping, of which none may be lost.
+    pub(crate) fn ping(&self, count: u32, arguments: &[&str]) {
+        let loss = self.burst_loss(count, arguments);
+        assert_eq!(loss, 0.0, "{count} pings {arguments:?} {}:\n{}", self.address, self.counters());
     }
 
-    /// How many percent of the echo requests got no reply.
+    /// How many percent of so many echo requests, sent at once, got no reply within [`PING_PATIENCE`].
+    pub(crate) fn burst_loss(&self, count: u32, arguments: &[&str]) -> f64 {
+        let count = count.to_string();
+        let burst = ["-c", &count, "-l", &count, "-i", PING_PATIENCE];
+        self.ping_loss(&[&burst, arguments].concat())
+    }
+
+    /// How many percent of the echo requests got no reply. Ping gives the last one no longer than the
+    /// interval (`-W` is for those that get no reply at all), so with short ones a late reply is a loss.
     pub(crate) fn ping_loss(&self, arguments: &[&str]) -> f64 {
         let text = self.text();
         let words = [&["ping", "-n", "-q", "-W", "2"], arguments, &[text.as_str()]].concat();
@@ -296,6 +307,13 @@ impl Between<'_> {
         let text = self.text();
         let arguments = ["raw-send", &text, "--packet", packet, "--device", device];
         self.from.run(&command(&arguments)).unwrap();
+    }
+
+    /// What both kernels have counted, which says where something was lost.
+    fn counters(&self) -> String {
+        let script = "nstat -a -s; ip -s link; cat /proc/net/softnet_stat";
+        let of = |namespace: &Namespace| namespace.run(&["sh", "-c", script]).unwrap_or_default();
+        format!("from\n{}\nto\n{}", of(self.from), of(self.to))
     }
 
     fn serve(&self, arguments: &[&str]) -> Process {

@@ -51,7 +51,7 @@ fn wire(cluster: &Cluster) -> (u64, u64) {
     let host = cluster.lab.host(Side::One);
     let capture = Capture::start(host, Side::One.underlay_device(), PATTERN[1]);
     let between = cluster.pods_from(Side::One);
-    between.ping(&["-c", "10", "-i", "0.05", "-s", "500", "-p", PATTERN[0]]);
+    between.ping(10, &["-s", "500", "-p", PATTERN[0]]);
     let seen = capture.finish();
     assert_eq!(seen.clear > 0, seen.others > 0, "{seen:?}");
     (seen.messages, seen.others)
@@ -112,7 +112,7 @@ fn nobody_is_talked_back_into_clear_packets() {
         Capture::start(cluster.lab.host(Side::One), Side::One.underlay_device(), PATTERN[1]);
     let lose = |cluster: &Cluster| {
         let between = cluster.pods_from(Side::One);
-        let loss = between.ping_loss(&["-c", "5", "-i", "0.05", "-s", "500", "-p", PATTERN[0]]);
+        let loss = between.burst_loss(5, &["-s", "500", "-p", PATTERN[0]]);
         assert_eq!(loss, 100.0);
     };
     drop(cluster.kill_weft(Side::Two));

@@ -49,9 +49,9 @@ fn weft_and_a_simple_peer_exchange_everything() {
     cluster.lab.wait_for_reply(Side::One, pod, PATIENCE, || Ok(())).unwrap();
     for side in Side::BOTH {
         let between = cluster.pods_from(side);
-        between.ping(&["-c", "20", "-i", "0.01"]);
-        between.ping(&["-c", "3", "-i", "0.01", "-M", "do", "-s", "1444"]);
-        between.ping(&["-c", "5", "-i", "0.05", "-s", "3000"]);
+        between.ping(20, &[]);
+        between.ping(3, &["-M", "do", "-s", "1444"]);
+        between.ping(5, &["-s", "3000"]);
         assert_eq!(between.tcp(1, 16 << 20), side.pod_address().to_string());
         between.tcp(4, 16 << 20);
         between.echo(0, 1444);

@@ -40,9 +40,9 @@ fn start(engine: &str) -> Option<Cluster> {
     Some(cluster)
 }
 
-fn ping_secretly(cluster: &Cluster, count: &str) -> f64 {
+fn ping_secretly(cluster: &Cluster, count: u32) -> f64 {
     let between = cluster.pods_from(Side::One);
-    between.ping_loss(&["-c", count, "-i", "0.05", "-s", "500", "-p", PATTERN[0]])
+    between.burst_loss(count, &["-s", "500", "-p", PATTERN[0]])
 }
 
 /// What the daemon says about its only peer.
@@ -55,11 +55,12 @@ fn traffic_arrives_sealed(engine: &str) {
     let wire = Side::One.underlay_device();
     let on_wire = Capture::start(cluster.lab.host(Side::One), wire, PATTERN[1]);
     let inside = Capture::start(cluster.lab.host(Side::One), "flannel0", PATTERN[1]);
-    assert_eq!(ping_secretly(&cluster, "10"), 0.0);
+    assert_eq!(ping_secretly(&cluster, 10), 0.0);
     let (seen, inside) = (on_wire.finish(), inside.finish());
     assert!(inside.clear >= 20, "pings are not as they should be: {inside:?}");
     assert_eq!((seen.clear, seen.others), (0, 0), "{seen:?}");
-    assert!(seen.messages >= 20, "{seen:?}");
+    // Not as many as pings: a train is seen as one.
+    assert!(seen.messages > 0, "{seen:?}");
     for side in Side::BOTH {
         let between = cluster.pods_from(side);
         between.tcp(4, 64 << 20);
@@ -126,13 +127,13 @@ fn what_comes_past_the_tunnel_is_dropped() {
     stranger.ip(&["route", "add", &target, "via", &via]).unwrap();
     let past = Capture::start(victim, Side::Two.underlay_device(), PATTERN[1]);
     let inside = Capture::start(victim, Side::Two.pod_link(), PATTERN[1]);
-    assert_eq!(ping_secretly(&cluster, "5"), 100.0, "the pod is reached past the tunnel");
+    assert_eq!(ping_secretly(&cluster, 5), 100.0, "the pod is reached past the tunnel");
     let between = Between {
         from: cluster.lab.host(Side::One),
         to: cluster.lab.pod(Side::Two),
         address: Side::Two.pod_address().into(),
     };
-    assert_eq!(between.ping_loss(&["-c", "3", "-i", "0.05", "-p", PATTERN[0]]), 100.0);
+    assert_eq!(between.burst_loss(3, &["-p", PATTERN[0]]), 100.0);
     assert!(past.finish().clear >= 8, "nothing was tried");
     assert_eq!(inside.finish().clear, 0);
     let listed = cluster.lab.host(Side::Two).run(&["nft", "list", "chain", "inet", "weft", "wall"]);
@@ -147,7 +148,7 @@ fn what_comes_past_the_tunnel_is_dropped() {
     };
     wait_until("the drops to be told", PATIENCE, told).unwrap();
     cluster.lab.host(Side::One).ip(&["route", "del", &target, "via", &via]).unwrap();
-    cluster.pods_from(Side::One).ping(&["-c", "3", "-i", "0.05"]);
+    cluster.pods_from(Side::One).ping(3, &[]);
     cluster.stop_daemons();
     cluster.finish();
 }
@@ -178,7 +179,7 @@ fn nothing_leaves_in_clear_while_no_daemon_runs() {
     let on_wire = Capture::start(cluster.lab.host(Side::One), wire, PATTERN[1]);
     let dying = cluster.kill_weft(Side::One);
     drop(dying);
-    assert_eq!(ping_secretly(&cluster, "5"), 100.0);
+    assert_eq!(ping_secretly(&cluster, 5), 100.0);
     let mut routes = watch_routes(cluster.lab.host(Side::One));
     cluster.start_weft(Side::One, &config());
     cluster.wait_for_traffic();
@@ -189,7 +190,7 @@ fn nothing_leaves_in_clear_while_no_daemon_runs() {
     assert!(changes.contains("dev flannel0"), "{changes}");
     assert!(!changes.contains("Deleted unreachable"), "{changes}");
     cluster.stop_daemons();
-    assert_eq!(ping_secretly(&cluster, "5"), 100.0);
+    assert_eq!(ping_secretly(&cluster, 5), 100.0);
     let seen = on_wire.finish();
     assert!(seen.messages > 0 && seen.clear == 0 && seen.others == 0, "{seen:?} {default}");
     cluster.finish();
@@ -382,7 +383,7 @@ fn hosts_seal_over_an_ipv6_underlay() {
     let capture = Capture::start(host, Side::One.underlay_device(), PATTERN[1]);
     for side in Side::BOTH {
         let between = cluster.pods_from_v6(side);
-        between.ping(&["-c", "10", "-i", "0.05", "-s", "500", "-p", PATTERN[0]]);
+        between.ping(10, &["-s", "500", "-p", PATTERN[0]]);
         between.tcp(4, 32 << 20);
         // 48 bytes of IPv6 and UDP headers.
         between.echo(1300, 1420 - 48);

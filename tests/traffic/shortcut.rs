@@ -65,7 +65,7 @@ fn single_packets_take_it_and_streams_do_not() {
     }
     let sent = |side| cluster.counter(side, "outbound", "segments_out");
     let (workers, kernel) = (Side::BOTH.map(sent), Side::BOTH.map(|side| taken(&cluster, side)));
-    cluster.pods_from(Side::One).ping(&["-c", "50", "-i", "0.01"]);
+    cluster.pods_from(Side::One).ping(50, &[]);
     for (place, side) in Side::BOTH.into_iter().enumerate() {
         let [out, into] = taken(&cluster, side);
         assert!(out >= kernel[place][0] + 50 && into >= kernel[place][1] + 50, "{side:?}");
@@ -114,7 +114,7 @@ fn a_host_without_it_gets_everything_from_workers() {
     cluster.wait_for_traffic();
     assert_eq!(cluster.ask(Side::Two, "status")["engine"]["features"]["shortcut"], false);
     for side in Side::BOTH {
-        cluster.pods_from(side).ping(&["-c", "20", "-i", "0.01"]);
+        cluster.pods_from(side).ping(20, &[]);
     }
     assert_eq!(Side::BOTH.map(|side| taken(&cluster, side)), [[0, 0]; 2]);
 
@@ -133,7 +133,7 @@ fn it_is_there_again_after_a_kill() {
     cluster.start_weft(Side::Two, &config(false));
     cluster.wait_for_traffic();
     wait_for_shortcut(&cluster);
-    cluster.pods_from(Side::One).ping(&["-c", "20", "-i", "0.01"]);
+    cluster.pods_from(Side::One).ping(20, &[]);
     cluster.finish();
 }
 
@@ -179,7 +179,7 @@ fn it_follows_the_address_to_another_device() {
     }
     cluster.wait_for_traffic();
     wait_for_shortcut(&cluster);
-    cluster.pods_from(Side::One).ping(&["-c", "20", "-i", "0.01"]);
+    cluster.pods_from(Side::One).ping(20, &[]);
     cluster.finish();
 }
 
@@ -197,7 +197,7 @@ fn what_pods_encapsulate_themselves_arrives() {
     }
     let between =
         Between { address: inside(Side::Two).parse().unwrap(), ..cluster.pods_from(Side::One) };
-    between.ping(&["-c", "20", "-i", "0.01"]);
+    between.ping(20, &[]);
     between.tcp(2, 8 << 20);
     for side in Side::BOTH {
         assert_eq!(cluster.ask(side, "status")["traffic"]["shortcut"]["lost"], 0, "{side:?}");
@@ -213,7 +213,7 @@ fn sealed_packets_have_none() {
         cluster.start_weft(side, &sealing);
     }
     cluster.wait_for_traffic();
-    cluster.pods_from(Side::One).ping(&["-c", "10", "-i", "0.01"]);
+    cluster.pods_from(Side::One).ping(10, &[]);
     for side in Side::BOTH {
         assert_eq!(cluster.ask(side, "status")["engine"]["features"]["shortcut"], false);
         assert_eq!(taken(&cluster, side), [0, 0]);

@@ -31,8 +31,7 @@ fn wait_until_down(cluster: &Cluster, side: Side) {
 }
 
 fn ping_loss(cluster: &Cluster, side: Side) -> f64 {
-    let arguments = ["-c", "5", "-i", "0.05", "-s", "500", "-p", PATTERN[0]];
-    cluster.pods_from(side).ping_loss(&arguments)
+    cluster.pods_from(side).burst_loss(5, &["-s", "500", "-p", PATTERN[0]])
 }
 
 /// A host that gets no lease has let nothing in or out before either.
