@@ -109,7 +109,9 @@ fn two_hosts_reach_each_other_and_questions_are_answered() {
     let mut right = pair.right.start(&["--iface=u2"]);
     left.wait_until("joined", |daemon| daemon.ask("status")["peers"] == 1);
 
-    pair.left.run(&["ping", "-c", "3", "-i", "0.05", "-W", "2", "-I", "10.244.1.1", "10.244.2.1"]);
+    // Too long for the shortcut.
+    let size = ["-s", "600", "-c", "3", "-i", "0.05", "-W", "2"];
+    pair.left.run(&[&["ping", "-I", "10.244.1.1"][..], &size, &["10.244.2.1"]].concat());
 
     let status = left.ask("status");
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
@@ -496,7 +498,11 @@ fn a_scrape_says_what_status_and_drops_say() {
     let mut left = pair.left.start(&["--iface=u1"]);
     let _right = pair.right.start(&["--iface=u2"]);
     left.wait_until("joined", |daemon| daemon.ask("status")["peers"] == 1);
-    pair.left.run(&["ping", "-c", "5", "-i", "0.05", "-W", "2", "-I", "10.244.1.1", "10.244.2.1"]);
+    // As short as those that take the shortcut, and longer.
+    for size in ["56", "600"] {
+        let size = ["-s", size, "-c", "5", "-i", "0.05", "-W", "2"];
+        pair.left.run(&[&["ping", "-I", "10.244.1.1"][..], &size, &["10.244.2.1"]].concat());
+    }
     let nowhere = ["ping", "-c", "3", "-i", "0.05", "-W", "1", "-I", "10.244.1.1", "10.244.9.9"];
     assert!(!pair.left.command(&nowhere).output().unwrap().status.success());
 
@@ -523,6 +529,11 @@ fn a_scrape_says_what_status_and_drops_say() {
         let shown = status["traffic"][direction][part].as_f64().unwrap();
         assert_eq!(metrics.get(series.as_str()), Some(&shown), "{series} {part}: {body}");
         assert!(shown >= 5.0, "{series}: {body}");
+    }
+    for (direction, part) in [("outbound", "packets_out"), ("inbound", "packets_in")] {
+        let series = format!("weft_shortcut_packets_total{{direction=\"{direction}\"}}");
+        let shown = status["traffic"]["shortcut"][part].as_f64().unwrap();
+        assert_eq!(metrics.get(series.as_str()), Some(&shown), "{series}: {body}");
     }
     for direction in ["outbound", "inbound"] {
         for drop in drops[direction].as_array().unwrap() {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::cluster::Cluster;
 use super::host::{Daemon, Host};
 use super::stream::Stream;
-use super::{RealWorld, World, WorldWith, is_ready, peers, spawn, start};
+use super::{RealWorld, World, WorldWith, annotations_of_left, is_ready, peers, spawn, start};
 
 /// The MAC addresses of a node's devices, one for each family.
 type Macs = [String; 2];
@@ -67,10 +67,6 @@ fn annotations<S: Cluster>(
     })
 }
 
-fn written<S: Cluster>(world: &WorldWith<S>) -> Value {
-    world.server.node("left")["metadata"]["annotations"].clone()
-}
-
 /// One node after the other, as a DaemonSet does it: stopped, started, and waited for.
 fn update_all<'a, S: Cluster>(
     world: &'a WorldWith<S>,
@@ -95,7 +91,7 @@ fn udp_in_both_families() {
     let Some(world): Option<World> = world("udp") else { return };
     let (left, right) = world.start();
     let weft = r#""paths":["udp"],"port":8285,"ports":1,"mtu":1472"#;
-    assert_eq!(written(&world), annotations(&world, "", ["null", "null"], weft));
+    assert_eq!(annotations_of_left(&world), annotations(&world, "", ["null", "null"], weft));
     let streams = streams(&world);
     let _updated = update_all(&world, [left, right], &streams);
     streams.into_iter().for_each(Stream::end);
@@ -106,7 +102,7 @@ fn host_gw_in_both_families() {
     let Some(world): Option<World> = world("host-gw") else { return };
     let (left, right) = world.start();
     let weft = r#""paths":["host-gw"],"mtu":1500"#;
-    assert_eq!(written(&world), annotations(&world, "host-gw", ["null", "null"], weft));
+    assert_eq!(annotations_of_left(&world), annotations(&world, "host-gw", ["null", "null"], weft));
     let streams = streams(&world);
     for (family, route) in [
         ("-4", "10.244.2.0/24 via 10.168.0.3 dev u1"),
@@ -136,7 +132,7 @@ fn check_vxlan<S: Cluster>(world: &WorldWith<S>, macs: &Macs) {
     let [v4, v6] = macs;
     let weft = r#""paths":["vxlan"],"mtu":1430"#;
     let expected = annotations(world, "vxlan", [&data(v4), &data(v6)], weft);
-    assert_eq!(written(world), expected);
+    assert_eq!(annotations_of_left(world), expected);
 }
 
 fn run_vxlan<S: Cluster>(world: &WorldWith<S>) {

@@ -124,6 +124,8 @@ inbound
   bytes in        7
 other
   turns           7
+shortcut
+  packets out     7
 "
     );
 }
