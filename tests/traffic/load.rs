@@ -206,7 +206,9 @@ impl Between<'_> {
         let arguments = ["tcp-send", &self.text(), "--streams", &number, "--bytes", &total,
             "--congestion", "cubic"];
         let arguments = [&arguments[..], more].concat();
-        let client = self.from.spawn(&command(&arguments)).unwrap();
+        let mut client = self.from.spawn(&command(&arguments)).unwrap();
+        // Only what is connected outlives an ICMP error.
+        client.wait_for_output("connected", SERVER_LIMIT).unwrap();
         RunningStreams { client, server, streams, share }
     }
 

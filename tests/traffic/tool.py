@@ -7,6 +7,7 @@ Servers print `ready` once they can be reached. Every command prints one line of
 import argparse
 import errno
 import hashlib
+import itertools
 import json
 import random
 import select
@@ -138,6 +139,7 @@ def tcp_serve(options):
 def tcp_send(options):
     share = options.bytes // options.streams
     signal.signal(signal.SIGTERM, lambda *_: STOPPING.set())
+    connected = itertools.count(1)
 
     def send(index):
         with socket.socket(family(options.address), socket.SOCK_STREAM) as connection:
@@ -149,6 +151,8 @@ def tcp_send(options):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.rate // 8)
             connection.settimeout(STALL_SECONDS)
             connection.connect((options.address, options.port))
+            if next(connected) == options.streams:
+                print("connected", flush=True)
             total, digest = pour(connection, index * 1_000_003, share)
             connection.shutdown(socket.SHUT_WR)
             answer = b""
