@@ -20,6 +20,7 @@ use weft_forward::counters::{BuffersSnapshot, Counters, Snapshot};
 use weft_forward::table::Table;
 use weft_sys::limits::raise_memlock;
 use weft_sys::ring::Without as WithoutRing;
+use weft_sys::shortcut::ShortcutCounts;
 use weft_sys::tun::Tun;
 use weft_sys::udp::UdpSocket;
 
@@ -311,24 +312,18 @@ impl Forwarding {
         Ok((Arc::new(forwarding), receiver))
     }
 
-    /// Moves packets over other sockets from now on. Waits until the workers have gone over.
+    /// Moves packets over other sockets, at these addresses, from now on. Waits until the workers have gone over.
     ///
     /// A worker keeps its sockets, so successors are started on the same queues, and only then their
     /// predecessors stopped, so that somebody reads the queues all the time; a failure leaves
     /// everything as it was. What a predecessor still holds is counted as `Stopped`, and datagrams that
     /// wait in its sockets are lost with them.
-    pub(super) fn replace_sockets(&self, sockets: Vec<WorkerSockets>) -> Result<()> {
+    fn replace_sockets(&self, sockets: Vec<WorkerSockets>, addresses: &[SocketAddr]) -> Result<()> {
         let second = second_socket(&sockets)?;
         self.replace(None, Some(sockets))?;
         if let Some(sealer) = &self.control().sealer {
             sealer.set_socket(second);
         }
-        Ok(())
-    }
-
-    /// The same, and the shortcut goes with them.
-    fn go_to(&self, sockets: Vec<WorkerSockets>, addresses: &[SocketAddr]) -> Result<()> {
-        self.replace_sockets(sockets)?;
         if let Some(shortcuts) = &self.shortcuts {
             shortcuts.rebind(addresses);
         }
@@ -460,9 +455,14 @@ impl Forwarding {
         control.offer()
     }
 
-    /// The shortcut of small packets, if there is one.
-    pub(super) fn shortcuts(&self) -> Option<&Shortcuts> {
-        self.shortcuts.as_ref()
+    /// What took the shortcut of small packets. `None` where there never is one.
+    pub(super) fn shortcut_counts(&self) -> Option<ShortcutCounts> {
+        self.shortcuts.as_ref().map(Shortcuts::counts)
+    }
+
+    /// Whether there is a shortcut now.
+    pub(super) fn has_shortcut(&self) -> bool {
+        self.shortcuts.as_ref().is_some_and(Shortcuts::is_there)
     }
 
     /// Keeps the shortcut at what changes on this host.
@@ -629,7 +629,7 @@ impl TableSink for Tables {
         let replace = async move {
             let workers = forwarding.crew().count;
             let sockets = device::open_sockets(&addresses, workers, without).await?;
-            let replacing = spawn_blocking(move || forwarding.go_to(sockets, &addresses));
+            let replacing = spawn_blocking(move || forwarding.replace_sockets(sockets, &addresses));
             replacing.await.context("the thread that replaces the sockets ended")?
         };
         Box::pin(async move { replace.await.map_err(|error| format!("{error:#}")) })

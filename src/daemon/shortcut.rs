@@ -113,10 +113,14 @@ impl Shortcuts {
         self.changed.notify_one();
     }
 
-    /// What took it until now, and whether there is one now.
-    pub(super) fn counts(&self) -> (ShortcutCounts, bool) {
-        let keeper = self.keeper();
-        (keeper.counts(), keeper.shortcut.is_some())
+    /// What took it until now.
+    pub(super) fn counts(&self) -> ShortcutCounts {
+        self.keeper().counts()
+    }
+
+    /// Whether there is one now.
+    pub(super) fn is_there(&self) -> bool {
+        self.keeper().shortcut.is_some()
     }
 
     /// Follows tables, addresses, devices that come and go, and routes that change.
@@ -125,7 +129,10 @@ impl Shortcuts {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let again = tokio::select! {
-                _ = ticks.tick() => ROUTES_EACH,
+                _ = ticks.tick() => {
+                    self.keeper().has_policies = has_policies();
+                    ROUTES_EACH
+                }
                 () = self.changed.notified() => 0,
             };
             self.keeper().follow(again);
@@ -166,10 +173,8 @@ impl Keeper {
         self.between(self.local?, own.network(), own.prefix_len())
     }
 
-    /// Looks at what changes on this host, at the routes to so many peers again, and makes the shortcut
-    /// what it should be.
+    /// Looks at the routes to new peers, and to so many again, and makes the shortcut what it should be.
     fn follow(&mut self, again: usize) {
-        self.has_policies = has_policies();
         let looked = self.routes.look(&outer_of(&self.table), again);
         if let Some(local) = self.local {
             self.underlay = self.routes.device(*local.ip(), self.underlay);

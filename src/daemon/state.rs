@@ -180,7 +180,7 @@ impl State {
             let counted = forwarding.counted();
             Moving {
                 sealing: forwarding.sealing(),
-                shortcut: shortcut(&forwarding).map(|(counts, _)| counts),
+                shortcut: forwarding.shortcut_counts(),
                 info: forwarding.info().clone(),
                 counted: total(&counted),
                 workers: counted.into_iter().map(|worker| worker.snapshot).collect(),
@@ -237,7 +237,7 @@ impl Answers for State {
             engine: forwarding.map(engine),
             sealing: forwarding.and_then(Forwarding::sealing).as_ref().map(show::sealing),
             traffic: forwarding.zip(counted.as_deref()).map(|(forwarding, counted)| {
-                traffic(&total(counted), shortcut(forwarding).map(|(counts, _)| counts))
+                traffic(&total(counted), forwarding.shortcut_counts())
             }),
             workers: forwarding
                 .zip(counted)
@@ -326,7 +326,7 @@ impl Answers for State {
             kernel: kernel::losses(
                 &snapshot,
                 control.wall_drops,
-                shortcut(&forwarding).map_or(0, |(counts, _)| counts.lost),
+                forwarding.shortcut_counts().map_or(0, |counts| counts.lost),
             ),
             not_loss: kernel::not_losses(),
         }
@@ -454,7 +454,7 @@ fn engine(forwarding: &Forwarding) -> Engine {
         "joined_receive": info.joins_datagrams,
         "degraded": degraded(info).iter().map(|one| one.name).collect::<Vec<_>>(),
         "checksum": info.checksum,
-        "shortcut": shortcut(forwarding).is_some_and(|(_, is_there)| is_there),
+        "shortcut": forwarding.has_shortcut(),
         "buffer_bytes_max": info.memory * usize::from(forwarding.crew().count),
     });
     Engine {
@@ -480,11 +480,6 @@ fn workers(forwarding: &Forwarding, counted: Vec<Counted>) -> Workers {
     };
     let each = counted.into_iter().enumerate().map(describe).collect();
     Workers { count, asked_for, fewer_because, each }
-}
-
-/// What took the shortcut, and whether there is one. `None` where there never is.
-fn shortcut(forwarding: &Forwarding) -> Option<(ShortcutCounts, bool)> {
-    Some(forwarding.shortcuts()?.counts())
 }
 
 fn traffic(snapshot: &Snapshot, shortcut: Option<ShortcutCounts>) -> Traffic {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::host::{Daemon, Host, Leases, can_run};
+use crate::kernel::version;
 use crate::{CONFIG, Examined, examine, lacks};
 
 /// The first version that cuts trains for a device without checksums.
@@ -35,13 +36,6 @@ fn is_guest() -> bool {
         println!("SKIPPED: needs a machine of its own: scripts/guest --quick");
     }
     is_guest
-}
-
-fn version() -> (u32, u32) {
-    let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = text.split(|letter: char| !letter.is_ascii_digit());
-    let mut next = || numbers.next().unwrap().parse().unwrap();
-    (next(), next())
 }
 
 /// The clock of this machine. Dropping it puts it right again.

@@ -9,6 +9,8 @@ mod broken;
 #[path = "../daemon/host.rs"]
 #[expect(dead_code, reason = "shared with the tests of the daemon")]
 mod host;
+#[path = "../shared/kernel.rs"]
+mod kernel;
 mod machine;
 mod said;
 

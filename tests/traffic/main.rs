@@ -19,6 +19,8 @@ mod hostile;
 mod integrity;
 mod interop;
 mod ipv6;
+#[path = "../shared/kernel.rs"]
+mod kernel;
 mod load;
 mod many;
 mod matrix;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use weft_bench::lab::{LabOptions, Side, wait_until};
 
 use crate::cluster::{Cluster, config};
+use crate::kernel::version;
 use crate::load::{Between, Flows};
 
 /// Longest wait for a peer to be given a shortcut, which takes a second at most.
@@ -16,11 +17,10 @@ const LINUX: (u32, u32) = (6, 6);
 
 /// A lab without daemons. `None`, said aloud, where there cannot be a shortcut.
 fn bare() -> Option<Cluster> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    if (numbers.next().unwrap(), numbers.next().unwrap()) < LINUX {
+    let (major, minor) = version();
+    if (major, minor) < LINUX {
         // Not `eprintln!`, which the harness holds back while a test passes.
-        let line = format!("SKIPPED: a test of the shortcut: Linux {} has none\n", release.trim());
+        let line = format!("SKIPPED: a test of the shortcut: Linux {major}.{minor} has none\n");
         io::stderr().write_all(line.as_bytes()).unwrap();
         return None;
     }

@@ -27,7 +27,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, RawFd};
 use std::time::Duration;
 
-use crate::bpf::Register::{R0, R1, R2, R10};
+use crate::bpf::Register::{R0, R1, R2, R3, R4, R6, R10};
 use crate::bpf::{
     Assembler, Helper, Hook, Link, Map, MapKind, Program, ProgramKind, Register, Size,
 };
@@ -110,7 +110,7 @@ impl Default for Habits {
 }
 
 /// A peer that has a shortcut.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShortcutPeer {
     /// First address of its pods, whose subnet is as long as ours.
     pub subnet: Ipv4Addr,
@@ -369,6 +369,9 @@ mod count {
     pub(super) const LOST: i16 = 16;
 }
 
+/// Where a program has the packet: a call leaves this one alone.
+const CONTEXT: Register = R6;
+
 /// Where a program has the key that it looks for, counted from the end of its stack.
 const KEY: i16 = -8;
 
@@ -380,10 +383,35 @@ fn look_up(p: &mut Assembler, map: RawFd) {
     p.call(Helper::MapLookup);
 }
 
-/// Counts a packet that is on its way, of as many bytes as a register has that a call leaves alone.
-fn count_packet(p: &mut Assembler, maps: &Maps, direction: u32, bytes: Register) {
+/// Loads `length` bytes of the packet from `from` on to a place on the stack. R0 is zero if it has as many.
+fn load_packet(p: &mut Assembler, from: i32, to: i16, length: i32) {
+    p.copy(R1, CONTEXT);
+    p.copy(R2, from);
+    p.copy(R3, R10);
+    p.add(R3, i32::from(to));
+    p.copy(R4, length);
+    p.call(Helper::LoadPacket);
+}
+
+/// Folds a sum of words in R0 to 16 bits (RFC 1071), whatever the order of bytes.
+fn fold_sum(p: &mut Assembler) {
+    for _ in 0..2 {
+        p.copy(R1, R0);
+        p.shift_right(R1, 16);
+        p.and(R0, 0xffff);
+        p.add(R0, R1);
+    }
+}
+
+/// Finds what is counted of a direction. R0 is zero then, or leads to it.
+fn find_counts(p: &mut Assembler, maps: &Maps, direction: u32) {
     p.store_value(Size::Word, R10, KEY, direction.cast_signed());
     look_up(p, maps.counts.as_raw_fd());
+}
+
+/// Counts a packet that is on its way, of as many bytes as a register has that a call leaves alone.
+fn count_packet(p: &mut Assembler, maps: &Maps, direction: u32, bytes: Register) {
+    find_counts(p, maps, direction);
     p.if_equal(R0, 0, "counted");
     p.copy(R1, 1);
     p.add_shared(R0, count::PACKETS, R1);
@@ -394,8 +422,7 @@ fn count_packet(p: &mut Assembler, maps: &Maps, direction: u32, bytes: Register)
 /// The verdict at `drop`, counted.
 fn drop_packet(p: &mut Assembler, maps: &Maps, direction: u32) {
     p.label("drop");
-    p.store_value(Size::Word, R10, KEY, direction.cast_signed());
-    look_up(p, maps.counts.as_raw_fd());
+    find_counts(p, maps, direction);
     p.if_equal(R0, 0, "dropped");
     p.copy(R1, 1);
     p.add_shared(R0, count::LOST, R1);
@@ -410,6 +437,9 @@ const IPV4: i32 = u16::from_be_bytes([0x08, 0x00]).to_be() as i32;
 /// Bytes of an Ethernet header, and of the outer IPv4 and UDP headers behind it.
 const ETHERNET: i32 = 14;
 const OUTER: i32 = 28;
+
+/// `BPF_ADJ_ROOM_MAC`: where room is made or taken away.
+const BEHIND_ETHERNET: i32 = 1;
 
 /// Verdicts (`enum tcx_action_base`): the next program or IP decides; the packet is dropped.
 const NEXT: i32 = -1;

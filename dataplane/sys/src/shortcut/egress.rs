@@ -14,10 +14,11 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use super::{
-    ETHERNET, FLOW, Habits, IPV4, KEY, LENGTH_MAX, Maps, NEXT, OUT, OUTER, ROUTE, ShortcutOptions,
-    context, count_packet, drop_packet, half_in_packet, in_packet, look_up, mask,
+    BEHIND_ETHERNET, CONTEXT, ETHERNET, FLOW, Habits, IPV4, KEY, LENGTH_MAX, Maps, NEXT, OUT,
+    OUTER, ROUTE, ShortcutOptions, context, count_packet, drop_packet, fold_sum, half_in_packet,
+    in_packet, load_packet, look_up, mask,
 };
-use crate::bpf::Register::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
+use crate::bpf::Register::{R0, R1, R2, R3, R4, R5, R7, R8, R9, R10};
 use crate::bpf::{Assembler, Helper, Instruction, Register, Size};
 
 /// Flows that are told apart at most, a power of two.
@@ -46,9 +47,8 @@ const TCP_SYN: i32 = 0x02;
 /// Where a sum stands behind the outer headers in a route.
 const SUM: i16 = 28;
 
-/// `BPF_ADJ_ROOM_MAC`, and with which flags there is room for outer headers: the length of segments is
-/// not changed, and there is IPv4 and UDP, so that devices which must leave the inner checksum alone know it.
-const BEHIND_ETHERNET: i32 = 1;
+/// With which flags there is room for outer headers: the length of segments is not changed, and there is
+/// IPv4 and UDP, so that devices which must leave the inner checksum alone know it.
 const ENCAPSULATE: i32 = 0x01 | 0x02 | 0x10;
 
 /// The outer headers of all datagrams to a peer, without lengths and checksum; and the sum of all words of
@@ -70,8 +70,7 @@ pub(super) fn route(local: SocketAddrV4, peer: SocketAddrV4) -> [u8; ROUTE] {
     value
 }
 
-/// What stays in registers.
-const CONTEXT: Register = R6;
+/// What stays in registers besides the context.
 const FLOW_STATE: Register = R7;
 const NOW: Register = R8;
 const ROUTE_TO_PEER: Register = R9;
@@ -143,16 +142,19 @@ fn judge_flow(p: &mut Assembler, habits: &Habits) {
     p.if_greater(R1, i32::from(habits.burst), "busy");
 
     // With sign: another processor may have put in a later time.
-    p.load(Size::Double, R2, FLOW_STATE, BUSY);
-    p.copy(R1, NOW);
-    p.subtract(R1, R2);
+    time_since(p, BUSY);
     p.if_below(R1, nanoseconds(habits.hold), "worker");
     p.if_greater(R1, nanoseconds(habits.leave), "free");
-    p.load(Size::Double, R2, FLOW_STATE, SENT);
-    p.copy(R1, NOW);
-    p.subtract(R1, R2);
+    time_since(p, SENT);
     p.if_below(R1, nanoseconds(habits.gap), "worker");
     p.label("free");
+}
+
+/// Nanoseconds since a time that is known of the flow, in R1.
+fn time_since(p: &mut Assembler, time: i16) {
+    p.load(Size::Double, R2, FLOW_STATE, time);
+    p.copy(R1, NOW);
+    p.subtract(R1, R2);
 }
 
 /// Numbers in an instruction have 31 bits.
@@ -163,12 +165,7 @@ fn nanoseconds(time: Duration) -> i32 {
 /// Whether the packet is one of ours, and whole. What comes from the first address of our pods goes
 /// by the workers: with that the control loop tries whether these work.
 fn judge_packet(p: &mut Assembler, options: &ShortcutOptions) {
-    p.copy(R1, CONTEXT);
-    p.copy(R2, 0);
-    p.copy(R3, R10);
-    p.add(R3, i32::from(INNER));
-    p.copy(R4, 20);
-    p.call(Helper::LoadPacket);
+    load_packet(p, 0, INNER, 20);
     p.if_not_equal(R0, 0, "worker");
     p.load(Size::Byte, R0, R10, INNER);
     p.if_not_equal(R0, 0x45, "worker");
@@ -187,12 +184,7 @@ fn judge_packet(p: &mut Assembler, options: &ShortcutOptions) {
     // Workers limit the length of segments where a connection of TCP begins.
     p.load(Size::Byte, R0, R10, INNER + 9);
     p.if_not_equal(R0, libc::IPPROTO_TCP, "no handshake");
-    p.copy(R1, CONTEXT);
-    p.copy(R2, 20 + 13);
-    p.copy(R3, R10);
-    p.add(R3, i32::from(INNER));
-    p.copy(R4, 1);
-    p.call(Helper::LoadPacket);
+    load_packet(p, 20 + 13, INNER, 1);
     p.if_not_equal(R0, 0, "worker");
     p.load(Size::Byte, R0, R10, INNER);
     p.and(R0, TCP_SYN);
@@ -227,15 +219,10 @@ fn encapsulate(p: &mut Assembler) {
     p.add(R0, OUTER);
     p.swap_to_network(R0);
     p.store(Size::Half, R10, HEADERS + 2, R0);
-    // The checksum (RFC 1071), whatever the order of bytes.
+    // The checksum.
     p.load(Size::Word, R1, ROUTE_TO_PEER, SUM);
     p.add(R0, R1);
-    for _ in 0..2 {
-        p.copy(R1, R0);
-        p.shift_right(R1, 16);
-        p.and(R0, 0xffff);
-        p.add(R0, R1);
-    }
+    fold_sum(p);
     p.xor(R0, 0xffff);
     p.store(Size::Half, R10, HEADERS + 10, R0);
 

@@ -1,10 +1,10 @@
 //! The way in: what the underlay's device has received.
 
 use super::{
-    ETHERNET, IN, IPV4, KEY, Maps, NEXT, OUTER, ShortcutOptions, context, count_packet,
-    drop_packet, half_in_packet, in_packet, look_up, mask,
+    BEHIND_ETHERNET, CONTEXT, ETHERNET, IN, IPV4, KEY, Maps, NEXT, OUTER, ShortcutOptions, context,
+    count_packet, drop_packet, fold_sum, half_in_packet, in_packet, load_packet, look_up, mask,
 };
-use crate::bpf::Register::{R0, R1, R2, R3, R4, R5, R6, R7, R10};
+use crate::bpf::Register::{R0, R1, R2, R3, R4, R5, R7, R10};
 use crate::bpf::{Assembler, Helper, Instruction, Register, Size};
 
 /// Where the headers are on the stack, from the outer IPv4 header to the end of the inner one.
@@ -15,13 +15,10 @@ const UDP: i16 = HEADERS + 20;
 const INNER: i16 = HEADERS + 28;
 const LENGTH: i32 = 48;
 
-/// What stays in registers.
-const CONTEXT: Register = R6;
-/// Bytes of the inner packet.
+/// Bytes of the inner packet, in a register that a call leaves alone.
 const INNER_LENGTH: Register = R7;
 
-/// `BPF_ADJ_ROOM_MAC` and `BPF_F_INGRESS`.
-const BEHIND_ETHERNET: i32 = 1;
+/// `BPF_F_INGRESS`.
 const INTO: i32 = 1;
 
 pub(super) fn program(options: &ShortcutOptions, maps: &Maps) -> Vec<Instruction> {
@@ -58,12 +55,7 @@ pub(super) fn program(options: &ShortcutOptions, maps: &Maps) -> Vec<Instruction
 
 /// Whether it is a datagram without checksum to us, from nobody in particular.
 fn judge_outside(p: &mut Assembler, options: &ShortcutOptions) {
-    p.copy(R1, CONTEXT);
-    p.copy(R2, ETHERNET);
-    p.copy(R3, R10);
-    p.add(R3, i32::from(HEADERS));
-    p.copy(R4, LENGTH);
-    p.call(Helper::LoadPacket);
+    load_packet(p, ETHERNET, HEADERS, LENGTH);
     p.if_not_equal(R0, 0, "next");
     // First what tells it from the datagrams of workers, which come in great numbers.
     p.load(Size::Half, R0, R10, UDP + 6);
@@ -87,12 +79,7 @@ fn judge_outside(p: &mut Assembler, options: &ShortcutOptions) {
     p.copy(R4, 20);
     p.copy(R5, 0);
     p.call(Helper::SumDifference);
-    for _ in 0..2 {
-        p.copy(R1, R0);
-        p.shift_right(R1, 16);
-        p.and(R0, 0xffff);
-        p.add(R0, R1);
-    }
+    fold_sum(p);
     p.if_not_equal(R0, 0xffff, "next");
 }
 
